@@ -1,0 +1,190 @@
+"""The nouns: one request in progress, what policy permits, what was decided, what the cache holds.
+
+`Exchange` is the only mutable one; each of its fields is written by exactly one room, in walking order.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Endpoint = Literal["chat", "completions", "responses", "embeddings"]
+Mode = Literal["semantic", "exact", "shadow", "none"]
+How = Literal["exact", "semantic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What the caller asks of the cache, from headers and LiteLLM's body form. Callers may only tighten."""
+
+    read: bool = True
+    write: bool = True
+    semantic: bool = True
+    only: bool = False
+    join: bool = True
+    offload: bool = True
+    category: str | None = None
+    threshold: float | None = None
+    ttl: float | None = None  # seconds
+    max_age: float | None = None  # seconds; an older entry is not served
+    tags: tuple[str, ...] = ()
+    namespace: str = ""
+    variants: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request of the four endpoints that can be cached: the raw body and the facts the walk needs."""
+
+    endpoint: Endpoint
+    raw: bytes
+    fields: dict[str, Any]  # the decoded body; never mutated
+    model: str
+    stream: bool
+    wants_usage: bool  # stream_options.include_usage
+    question: str | None  # the text to embed: the last user message
+    barred: str | None  # why this request can never be matched semantically (reason code), or None
+    uncacheable: str | None  # why it can never be reused at all (reason code), or None
+    controls: Controls
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine reported them; 0 where it did not."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole upstream answer in its one canonical form: the JSON a non-streaming caller would get."""
+
+    body: bytes
+    reuse: Literal["semantic", "exact", "none"]  # the widest reuse this answer allows
+    reason: str  # why not wider: "ok", "incomplete", "filtered", "tool-calls", "truncated", "unreadable", ...
+    usage: Usage
+    model: str
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the cache keeps in memory for one stored answer. The document itself lives in the store."""
+
+    id: int  # random 63-bit; also the vector index's label
+    exact: bytes  # fingerprint of the whole request
+    partition: bytes  # compatibility fingerprint; semantic matching happens inside one only
+    tenant: str
+    category: str
+    model: str
+    endpoint: Endpoint
+    question: str  # empty where the entry is for exact reuse only
+    created: float  # unix seconds
+    expires: float  # unix seconds, absolute: never moved by a read
+    size: int  # bytes charged to the category: document, vector, links and metadata
+    cost: float  # what one reuse saves, in dollars
+    temperature: float | None = None
+    tags: tuple[str, ...] = ()
+    request_id: str = ""
+    hits: int = 0
+
+    @property
+    def name(self) -> str:
+        """The id as it appears in headers and the admin API."""
+        return f"{self.id:016x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An entry as the store holds it: metadata, the vector's float32 bytes (or none), and the document."""
+
+    entry: Entry
+    vector: bytes | None
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What policy permits this request, here and now, with the name of the rule that said so."""
+
+    category: str
+    confidence: float
+    rule: str  # "hint", "rule:3", "classifier", "default", "unclassified"
+    mode: Mode
+    threshold: float
+    ttl: float  # seconds
+    priority: float = 1.0
+    max_temperature: float | None = None
+    offload: bool = False
+    load: float = 0.0  # λ in [0, 1] that shaped threshold and TTL
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A neighbour that was compared, with what the guard said of it (None: not asked)."""
+
+    entry: Entry
+    similarity: float
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    word = "reuse"
+    entry: Entry
+    how: How
+    document: bytes
+    reason: str = "hit"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    word = "forward"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    word = "join"
+    flight: Any
+    reason: str = "in-flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    word = "refuse"
+    error: Exception
+    reason: str
+
+
+Decision: TypeAlias = Reuse | Forward | Join | Refuse
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer on its way: status, headers to pass on, and the bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request in progress. Fields in walking order; each is written by the room named beside it."""
+
+    request_id: str  # server
+    headers: Mapping[str, str]  # server
+    started: float = field(default_factory=time.perf_counter)  # server
+    tenant: str = ""  # tenant
+    request: Request | None = None  # wire
+    exact: bytes = b""  # wire
+    partition: bytes = b""  # wire
+    ruling: Ruling | None = None  # policy
+    vector: Any = None  # semantic: float32 (d,), or None
+    candidates: list[Candidate] = field(default_factory=list)  # semantic, guard
+    decision: Decision | None = None  # decide
+    entry: Entry | None = None  # reused, or written under this id
+    backend: str = ""  # perform
+    status: int = 0  # perform
+    marks: dict[str, float] = field(default_factory=dict)  # step → seconds

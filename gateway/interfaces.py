@@ -1,0 +1,95 @@
+"""The plugs: small Protocols between rooms and adapters.
+
+Colour says where it runs: sync methods are CPU-bound and run on the worker thread; async ones wait for I/O.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.exchange import Entry, Record
+
+Vector = NDArray[np.float32]
+B = TypeVar("B")
+
+
+class Embedder(Protocol):
+    """Text → unit vectors. Owned by one worker thread; need not be thread-safe."""
+
+    dim: int
+    window: int  # tokens, special tokens included; longer texts must not be compared
+    name: str  # identifies weights and runtime: vectors of two names never share an index
+
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, untruncated, special tokens included."""
+
+    def encode(self, texts: Sequence[str]) -> Vector:
+        """(n, dim) float32, each row of unit length. May raise anything; the worker translates."""
+
+
+class Classifier(Protocol):
+    """Vectors → categories, on the same embedding the look-up uses."""
+
+    def label(self, vectors: Vector) -> list[tuple[str, float]]:
+        """For each row of (n, dim): the category's name and a confidence in [0, 1]."""
+
+
+class VectorIndex(Protocol):
+    """Nearest neighbours by inner product over unit vectors. One owner thread."""
+
+    def __len__(self) -> int: ...
+
+    def search(self, vector: Vector, k: int) -> list[tuple[int, float]]:
+        """Up to k (id, cosine similarity), most similar first."""
+
+    def add(self, id: int, vector: Vector) -> None:
+        """Insert, or replace the vector under this id."""
+
+    def remove(self, id: int) -> None:
+        """Forget an id; unknown ids are ignored."""
+
+    def items(self) -> tuple[list[int], Vector]:
+        """All live ids and their vectors (n, dim), for compaction."""
+
+
+class DocumentStore(Protocol):
+    """Where documents live; the truth of which the in-memory index is a rebuildable cache.
+
+    Every method raises `StoreError` (and nothing else) when the store cannot do it.
+    """
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def get(self, id: int) -> bytes | None:
+        """The document stored under an entry id, or None."""
+
+    async def put(self, records: Sequence[Record]) -> None:
+        """Store all records durably, atomically each; returns once they would survive a crash."""
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """Forget entries; unknown ids are ignored."""
+
+    def scan(self) -> AsyncIterator[list[tuple[Entry, bytes | None]]]:
+        """Every unexpired entry with its vector bytes, in batches, without the documents."""
+
+    async def get_meta(self, key: str) -> bytes | None:
+        """A small durable value: the tenant secret, the policy book edited by API, the embedder's name."""
+
+    async def put_meta(self, key: str, value: bytes) -> None: ...
+
+
+class Load(Protocol):
+    """What a strategy may know of a backend."""
+
+    in_flight: int
+    weight: float
+
+
+class RoutingStrategy(Protocol):
+    """Which of the available backends takes this request. Pure: no I/O, no clock of its own."""
+
+    def pick(self, available: Sequence[B], exchange: Any) -> B | None: ...
