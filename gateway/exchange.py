@@ -4,9 +4,11 @@
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+from gateway.errors import GatewayError
 
 Endpoint = Literal["chat", "completions", "responses", "embeddings"]
 Mode = Literal["semantic", "exact", "shadow", "none"]
@@ -86,6 +88,8 @@ class Entry:
     temperature: float | None = None
     tags: tuple[str, ...] = ()
     request_id: str = ""
+    prompt_tokens: int = 0  # as the engine reported them when the answer was made
+    completion_tokens: int = 0
     hits: int = 0
 
     @property
@@ -146,14 +150,13 @@ class Forward:
 @dataclass(frozen=True, slots=True)
 class Join:
     word = "join"
-    flight: Any
     reason: str = "in-flight"
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
     word = "refuse"
-    error: Exception
+    error: GatewayError
     reason: str
 
 
@@ -162,11 +165,13 @@ Decision: TypeAlias = Reuse | Forward | Join | Refuse
 
 @dataclass(slots=True)
 class Reply:
-    """An answer on its way: status, headers to pass on, and the bytes."""
+    """An answer on its way: status, headers to pass on, and the bytes, whole or as they come."""
 
     status: int
-    headers: Mapping[str, str]
-    body: AsyncIterator[bytes]
+    headers: Any  # multidict of what upstream sent, or of what the cache made up
+    body: bytes | AsyncIterator[bytes]
+    sse: bool = False  # an error after the first byte can be told as an event
+    leave: Callable[[], None] = lambda: None  # called once the reader is done, however it ended
 
 
 @dataclass(slots=True)
@@ -174,15 +179,20 @@ class Exchange:
     """One request in progress. Fields in walking order; each is written by the room named beside it."""
 
     request_id: str  # server
-    headers: Mapping[str, str]  # server
+    headers: Any  # server: multidict of the request's headers
+    query: str = ""  # server: raw, with its question mark
     started: float = field(default_factory=time.perf_counter)  # server
     tenant: str = ""  # tenant
     request: Request | None = None  # wire
     exact: bytes = b""  # wire
     partition: bytes = b""  # wire
+    policy: Any = None  # policy: the book in force when the request came
     ruling: Ruling | None = None  # policy
     vector: Any = None  # semantic: float32 (d,), or None
+    neighbours: list[tuple[int, float]] = field(default_factory=list)  # index: (entry id, similarity)
     candidates: list[Candidate] = field(default_factory=list)  # semantic, guard
+    similarity: float | None = None  # semantic: of the neighbour that decided
+    threshold: float | None = None  # semantic: what that neighbour had to reach
     decision: Decision | None = None  # decide
     entry: Entry | None = None  # reused, or written under this id
     backend: str = ""  # perform

@@ -1,0 +1,361 @@
+"""The admin port: operators read what the gateway did and steer its policies and memory.
+
+It changes policies and cache only through the rooms that own them, never calls a model, and never shows a
+secret. Names in the Host header are checked and writes must be JSON, so that no web page can reach it.
+"""
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Any
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway import metrics
+from gateway.admin.openapi import document
+from gateway.cache.cache import Cache
+from gateway.errors import (
+    BadRequest,
+    Forbidden,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    PreconditionFailed,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+)
+from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse
+from gateway.pipeline import Pipeline
+from gateway.policy.book import Book, Policy, diff, from_json, to_json
+from gateway.policy.live import LivePolicy
+from gateway.record import Receipts
+from gateway.routing.fleet import Fleet
+from gateway.wire.request import parse
+
+log = logging.getLogger("gateway.admin")
+_MAX_BODY = 8 << 20
+_OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
+_PURGE_KEYS = frozenset(("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run"))
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AdminServer:
+    """Routes of the admin port.
+
+    Args:
+        token: required as a bearer token unless empty.
+        status: the figures of `GET /cache`.
+        readiness: (ready, detail).
+        hosts: names beside loopback and bare addresses that browsers may use.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        open_metrics: bool,
+        hosts: frozenset[str],
+        policy: LivePolicy,
+        pipeline: Pipeline,
+        cache: Cache,
+        fleet: Fleet,
+        receipts: Receipts,
+        published: metrics.Metrics,
+        status: Callable[[], dict[str, Any]],
+        readiness: Callable[[], tuple[bool, dict[str, Any]]],
+    ) -> None:
+        self._token = token
+        self._open_metrics = open_metrics
+        self._hosts = hosts
+        self._policy = policy
+        self._pipeline = pipeline
+        self._cache = cache
+        self._fleet = fleet
+        self._receipts = receipts
+        self._metrics = published
+        self._status = status
+        self._readiness = readiness
+
+    def application(self) -> web.Application:
+        """The aiohttp application, ready to be served."""
+        app = web.Application(middlewares=[self._guarded], client_max_size=_MAX_BODY)
+        app.router.add_routes(
+            [
+                web.get("/livez", self._live),
+                web.get("/readyz", self._ready),
+                web.get("/health", self._ready),
+                web.get("/metrics", self._scrape),
+                web.get("/openapi.json", self._openapi),
+                web.get("/policies", self._read_book),
+                web.put("/policies", self._replace_book),
+                web.post("/policies/validate", self._validate),
+                web.post("/policies/reload", self._reload),
+                web.get("/policies/{category}", self._read_category),
+                web.put("/policies/{category}", self._replace_category),
+                web.delete("/policies/{category}", self._delete_category),
+                web.post("/explain", self._explain),
+                web.get("/cache", self._read_cache),
+                web.get("/cache/entries/{id}", self._read_entry),
+                web.post("/cache/purge", self._purge),
+                web.get("/backends", self._backends),
+            ]
+        )
+        return app
+
+    # ── who may, and how refusals look ──────────────────────────────────────────────────────────────────
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._admit(request)
+            return await handler(request)
+        except GatewayError as error:
+            return _answer(error.body(), error.status, error.headers)
+        except web.HTTPNotFound:
+            return _refused(NotFound(f"Unknown path: {request.path}"))
+        except web.HTTPMethodNotAllowed as error:
+            allow = ", ".join(sorted(error.allowed_methods))
+            return _refused(MethodNotAllowed(f"Use {allow}.", headers={"Allow": allow}))
+        except web.HTTPRequestEntityTooLarge:
+            return _refused(TooLarge(f"The request body is larger than {_MAX_BODY} bytes."))
+        except Exception:
+            log.exception("admin request failed", extra={"fields": {"path": request.path}})
+            return _refused(GatewayError("The gateway failed to handle this request."))
+
+    def _admit(self, request: web.Request) -> None:
+        host = request.headers.get("Host", "").lower()
+        if not self._known_host(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
+            raise Forbidden("This Host name is not allowed on the admin port (admin.hosts).", code="host_not_allowed")
+        if request.method in ("POST", "PUT") and request.body_exists and request.content_type != "application/json":
+            raise UnsupportedMedia("Writes need Content-Type: application/json.")
+        if request.method in ("POST", "PUT", "DELETE") and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Forbidden("Requests from other sites are refused.", code="cross_site")
+        if not self._token or (self._open_metrics and request.path in _OPEN_PATHS):
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        known = hmac.compare_digest(given.strip().encode(), self._token.encode())
+        if scheme.lower() != "bearer" or not known:
+            raise Unauthorized("The admin port needs its bearer token.", headers={"WWW-Authenticate": "Bearer"})
+
+    def _known_host(self, name: str) -> bool:
+        if name in ("localhost", "") or name in self._hosts:
+            return True
+        try:
+            ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    # ── health and metrics ──────────────────────────────────────────────────────────────────────────────
+
+    async def _live(self, request: web.Request) -> web.Response:
+        return _answer({"status": "ok"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        ready, detail = self._readiness()
+        return _answer({"status": "ok" if ready else "unavailable", **detail}, 200 if ready else 503)
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return _answer(document())
+
+    # ── policies ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read_book(self, request: web.Request) -> web.Response:
+        return self._book(self._policy.book)
+
+    async def _read_category(self, request: web.Request) -> web.Response:
+        return self._category(self._policy.book, request.match_info["category"])
+
+    async def _replace_book(self, request: web.Request) -> web.Response:
+        book = await self._adopt(request, from_json(await _json(request)))
+        return self._book(book)
+
+    async def _replace_category(self, request: web.Request) -> web.Response:
+        name = request.match_info["category"]
+        book = await self._adopt(request, self._policy.book.with_category(name, await _json(request)))
+        return self._category(book, name)
+
+    async def _delete_category(self, request: web.Request) -> web.Response:
+        name = request.match_info["category"]
+        _find_category(self._policy.book, name)
+        return self._book(await self._adopt(request, self._policy.book.without_category(name)))
+
+    async def _validate(self, request: web.Request) -> web.Response:
+        book = from_json(await _json(request))
+        return _answer({"valid": True, "version": book.version, "changes": diff(self._policy.book, book)})
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        return self._book(await self._policy.reload())
+
+    async def _adopt(self, request: web.Request, book: Book) -> Book:
+        """Put a new book in force unless the caller's `If-Match` is stale or it is a dry run."""
+        wanted = request.headers.get("If-Match", "").strip()
+        if wanted not in ("", "*") and wanted.removeprefix("W/").strip('"') != self._policy.book.version:
+            raise PreconditionFailed("The policy book has changed since you read it.")
+        if request.query.get("dry_run", "").lower() not in ("true", "1"):
+            await self._policy.replace(book)
+        return book
+
+    def _book(self, book: Book) -> web.Response:
+        changes = diff(self._policy.book, book)
+        extra = {"changes": changes} if book is not self._policy.book else {}
+        return _answer({**to_json(book), **extra}, headers={"ETag": f'"{book.version}"'})
+
+    def _category(self, book: Book, name: str) -> web.Response:
+        return _answer(_find_category(book, name), headers={"ETag": f'"{book.version}"'})
+
+    # ── explain ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        fields = _decoded(raw)
+        if not isinstance(fields, dict):
+            raise BadRequest("The body must be a request as a client would send it.")
+        headers = CIMultiDict(request.headers)
+        x = Exchange(request_id="explain", headers=headers, tenant=_tenant(headers.get("x-gateway-tenant", "")))
+        x.request = parse(_endpoint(fields), raw, headers)
+        decision = await self._pipeline.decide(x)
+        how = decision.how if isinstance(decision, Reuse) else None
+        ruling = x.ruling
+        return _answer(
+            {
+                "decision": decision.word,
+                "how": how,
+                "reason": decision.reason,
+                "entry": decision.entry.name if isinstance(decision, Reuse) else None,
+                "category": ruling.category if ruling else (decision.entry.category if isinstance(decision, Reuse) else None),
+                "ruling": None if ruling is None else {name: getattr(ruling, name) for name in ruling.__slots__},
+                "similarity": x.similarity,
+                "threshold": x.threshold,
+                "candidates": [_candidate(c) for c in x.candidates],
+                "question": x.request.question,
+                "barred": x.request.barred,
+                "model": x.request.model,
+                "backends": [b.state() for b in self._fleet.model(x.request.model).backends],
+                "policy_version": self._policy.book.version,
+                "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
+            }
+        )
+
+    # ── cache and backends ──────────────────────────────────────────────────────────────────────────────
+
+    async def _read_cache(self, request: web.Request) -> web.Response:
+        return _answer(self._status())
+
+    async def _read_entry(self, request: web.Request) -> web.Response:
+        entry = self._cache.catalog.get(_entry_id(request.match_info["id"]))
+        if entry is None:
+            raise NotFound("There is no such entry.", code="entry_not_found")
+        body = await self._cache.document(entry)
+        return _answer({**_entry(entry), "durable": True, "document": None if body is None else _text(body)})
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        wanted = await _json(request)
+        if not isinstance(wanted, dict) or not wanted.keys() <= _PURGE_KEYS:
+            raise BadRequest(f"The body must be an object with some of: {', '.join(sorted(_PURGE_KEYS))}.")
+        for key, value in wanted.items():
+            if not isinstance(value, bool if key in ("all", "dry_run") else str):
+                raise BadRequest(f"'{key}' has the wrong type.", param=key)
+        criteria = wanted.keys() - {"dry_run", "all"}
+        if not criteria and not wanted.get("all"):
+            raise BadRequest("Say what to purge, or `all: true`.")
+        entries = self._cache.matching(self._matcher(wanted))
+        if not wanted.get("dry_run"):
+            self._cache.forget(entries)
+        return _answer({"purged": len(entries), "dry_run": bool(wanted.get("dry_run"))})
+
+    def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:
+        tests: list[Callable[[Entry], bool]] = []
+        if "tenant" in wanted:
+            tenant = _tenant(wanted["tenant"])
+            tests.append(lambda e: e.tenant == tenant)
+        if "category" in wanted:
+            tests.append(lambda e: e.category == wanted["category"])
+        if "model" in wanted:
+            tests.append(lambda e: e.model == wanted["model"])
+        if "tag" in wanted:
+            tests.append(lambda e: wanted["tag"] in e.tags)
+        if "entry" in wanted:
+            id = _entry_id(wanted["entry"])
+            tests.append(lambda e: e.id == id)
+        if "request_id" in wanted:
+            ids = {r.entry for r in self._receipts.find_any(wanted["request_id"])}
+            tests.append(lambda e: e.id in ids or e.request_id == wanted["request_id"])
+        return lambda entry: all(test(entry) for test in tests)
+
+    async def _backends(self, request: web.Request) -> web.Response:
+        return _answer(
+            {"models": [{"name": m.name, "backends": [b.state() for b in m.backends]} for m in self._fleet.models]}
+        )
+
+
+def _find_category(book: Book, name: str) -> dict[str, Any]:
+    for category in to_json(book)["categories"]:
+        if category["name"] == name:
+            found: dict[str, Any] = category
+            return found
+    raise NotFound(f"There is no category '{name[:100]}'.", code="category_not_found")
+
+
+def _endpoint(fields: dict[str, Any]) -> Endpoint:
+    """Which of the four endpoints a body is meant for."""
+    if "messages" in fields:
+        return "chat"
+    return "completions" if "prompt" in fields else "responses"
+
+
+def _tenant(given: str) -> str:
+    """A configured tenant's name, or an open-mode tenant's id as logs show it."""
+    return given if given.startswith(("k:", "t:")) else f"t:{given}"
+
+
+def _entry_id(text: str) -> int:
+    try:
+        return int(text, 16) if len(text) <= 16 else -1
+    except ValueError:
+        return -1
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {"similarity": candidate.similarity, "verdict": candidate.verdict, **_entry(candidate.entry)}
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    shown = ("tenant", "category", "model", "endpoint", "question", "created", "expires", "size", "cost", "hits")
+    return {"entry": entry.name, **{name: getattr(entry, name) for name in shown}, "tags": list(entry.tags)}
+
+
+def _text(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace")
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The request body is not valid JSON: {error}") from error
+
+
+async def _json(request: web.Request) -> Any:
+    return _decoded(await request.read())
+
+
+def _answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value, default=str), status=status, headers=headers, content_type="application/json"
+    )
+
+
+def _refused(error: GatewayError) -> web.Response:
+    return _answer(error.body(), error.status, error.headers)

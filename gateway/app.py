@@ -1,0 +1,445 @@
+"""The composition root: builds every room from the configuration, starts and stops them in order.
+
+The only file that names concrete adapters. Everything else receives what it needs.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from gateway import log as logs
+from gateway.admin.server import AdminServer
+from gateway.cache.cache import Cache
+from gateway.cache.catalog import Catalog
+from gateway.cache.flight import Flights
+from gateway.cache.quota import Ledger
+from gateway.classify.prototypes import Prototypes
+from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, StoreConfig
+from gateway.embedding.worker import Worker
+from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
+from gateway.interfaces import DocumentStore, Embedder
+from gateway.metrics import Metrics, Reading
+from gateway.pipeline import Pipeline, Settings
+from gateway.policy.book import Policy
+from gateway.policy.live import LivePolicy
+from gateway.policy.shipped import folder as shipped_folder
+from gateway.record import Receipts, Recorder
+from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.routing.strategies import LeastInFlight
+from gateway.routing.upstream import Upstream
+from gateway.server import HttpServer, Server
+from gateway.storage.hot import Hot
+from gateway.storage.writer import Writer
+from gateway.tenant import Tenants
+
+log = logging.getLogger("gateway")
+_SECRET = "tenant-secret"
+_EMBEDDER = "embedder"
+_SWEEP_SECONDS = 1.0
+_WARM_RETRY_SECONDS = 5.0
+
+
+class App:
+    """A gateway: built from a configuration, started and stopped as one."""
+
+    def __init__(self, config: Config, *, reread: Callable[[], Config] | None = None) -> None:
+        self.config = config
+        self._reread = reread
+        self._background: set[asyncio.Task[None]] = set()
+        self._runners: list[web.BaseRunner[Any]] = []
+        self.ports: dict[str, int] = {}
+        self.index_loaded = False
+        self.store_open = False
+
+    # ── start ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Build the rooms and listen; the index loads behind the open port, and `/readyz` tells when."""
+        config = self.config
+        self.store = _store(config.store)
+        await self._open_store()
+        self.worker = Worker(
+            lambda: _embedder(config.embedder),
+            max_batch=config.embedder.batch,
+            max_queue=config.embedder.queue,
+            deadline=config.embedder.deadline,
+        )
+        self.worker.start()
+        self.policy = LivePolicy(
+            config.policies or shipped_folder(), self.store, self.worker, Prototypes.fit, self._policy_changed
+        )
+        ledger = Ledger(config.cache.max_bytes, *_quotas(self.policy.current, config.cache.max_bytes))
+        self.writer = Writer(self.store)
+        self.hot = Hot(config.cache.hot_bytes)
+        self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
+        await self.policy.restore()
+        self.fleet = Fleet(_models(config), LeastInFlight())
+        self.upstream = Upstream(
+            self.fleet,
+            connections=config.limits.connections,
+            connect=config.limits.connect_seconds,
+            idle=config.limits.upstream_idle_seconds,
+        )
+        self.flights = Flights()
+        self.metrics = Metrics(self._readings)
+        self.receipts = Receipts(config.limits.feedback_ids)
+        self.tenants = Tenants(_keys(config), await self._secret())
+        self.pipeline = Pipeline(
+            self.cache,
+            self.flights,
+            self.worker,
+            lambda: self.policy.current,
+            self.fleet,
+            self.upstream,
+            self.metrics,
+            Settings(
+                max_entry_bytes=config.cache.max_entry_bytes,
+                shared_stream_bytes=config.cache.shared_stream_bytes,
+                zero_usage=config.cache.usage == "zero",
+                trust_client_key=self.tenants.open,
+            ),
+        )
+        self.server = self._data_server()
+        await self._listen_data()
+        await self._listen_admin()
+        self._spawn(self._warm())
+        self._spawn(self._sweep())
+
+    def _data_server(self) -> Server:
+        limits = self.config.limits
+        return Server(
+            self.pipeline,
+            self.tenants,
+            self.fleet,
+            self.upstream,
+            Recorder(self.metrics, prompts=self.config.log.prompts),
+            self.receipts,
+            feedback=self._feedback,
+            readiness=self.readiness,
+            max_body=limits.body,
+            body_seconds=limits.body_seconds,
+            write_seconds=limits.client_write_seconds,
+            max_in_flight=limits.in_flight,
+            honour_cache_control=self.config.cache.cache_control,
+        )
+
+    async def _listen_data(self) -> None:
+        limits, listen = self.config.limits, self.config.listen
+        http = HttpServer(self.server.handle, max_body=limits.body, idle=limits.idle_seconds)
+        runner = web.ServerRunner(http, handle_signals=False, shutdown_timeout=limits.drain_seconds)
+        self.ports["data"] = await self._site(runner, listen.host, listen.port)
+
+    async def _listen_admin(self) -> None:
+        admin = self.config.admin
+        application = AdminServer(
+            token=admin.token,
+            open_metrics=admin.open_metrics,
+            hosts=frozenset({*admin.hosts, admin.host}),
+            policy=self.policy,
+            pipeline=self.pipeline,
+            cache=self.cache,
+            fleet=self.fleet,
+            receipts=self.receipts,
+            published=self.metrics,
+            status=self.status,
+            readiness=self.readiness,
+        ).application()
+        runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=2.0)
+        self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+
+    async def _site(self, runner: web.BaseRunner[Any], host: str, port: int) -> int:
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, host, port, backlog=1024)
+        await site.start()
+        address = runner.addresses[0]
+        return int(address[1])
+
+    async def _open_store(self) -> None:
+        """A store that cannot be opened is a store that fails: requests go on, and it is tried again."""
+        try:
+            await self.store.open()
+            self.store_open = True
+        except StoreError as error:
+            log.error("the store cannot be opened, answers are not remembered: %s", error)
+
+    async def _secret(self) -> bytes:
+        try:
+            known = await self.store.get_meta(_SECRET)
+            if known:
+                return known
+            fresh = secrets.token_bytes(32)
+            await self.store.put_meta(_SECRET, fresh)
+        except StoreError as error:
+            log.warning("open-mode tenants will not survive a restart: %s", error)
+            return secrets.token_bytes(32)
+        return fresh
+
+    async def _warm(self) -> None:
+        """Once the embedder runs: learn the categories, rebuild the index from stored vectors."""
+        await self.worker.started()
+        await self.policy.learn()
+        while not self.store_open:
+            await asyncio.sleep(_WARM_RETRY_SECONDS)
+            await self._open_store()
+        while not self.index_loaded:
+            try:
+                await self.cache.warm(with_vectors=await self._same_embedder())
+                self.index_loaded = True
+            except StoreError as error:
+                log.error("the index cannot be loaded yet: %s", error)
+                await asyncio.sleep(_WARM_RETRY_SECONDS)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be walked by the collector again
+        log.info("ready", extra={"fields": {"entries": len(self.cache.catalog), "ports": self.ports}})
+
+    async def _same_embedder(self) -> bool:
+        """Vectors of two models or runtimes are not comparable: after a change, old entries serve exact hits."""
+        name = self.worker.name
+        if name is None:
+            return True
+        stored = await self.store.get_meta(_EMBEDDER)
+        if stored is None or stored.decode() != name:
+            await self.store.put_meta(_EMBEDDER, name.encode())
+        if stored is not None and stored.decode() != name:
+            log.warning("the embedder changed from %s to %s: stored vectors are not used", stored.decode(), name)
+            return False
+        return True
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self.cache.sweep()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background work failed", exc_info=task.exception())
+
+    # ── stop and reload ─────────────────────────────────────────────────────────────────────────────────
+
+    async def stop(self) -> None:
+        """Drain: refuse readiness, stop listening, let requests in progress end, write what is queued."""
+        limit = self.config.limits.drain_seconds
+        self.server.draining = True
+        for runner in self._runners:
+            for site in list(runner.sites):
+                await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while self.server.in_flight:
+                    await asyncio.sleep(0.02)
+        await self.pipeline.drain(2.0)
+        for runner in self._runners:
+            await runner.cleanup()
+        for task in list(self._background):
+            task.cancel()
+        await self.upstream.close()
+        await self.writer.close()
+        await self.worker.close()
+        await self.store.close()
+
+    async def reload(self) -> None:
+        """SIGHUP: read configuration and policies again; what is not valid leaves the old in force."""
+        try:
+            if self._reread is not None:
+                config = await asyncio.to_thread(self._reread)
+                self.fleet.replace(_models(config))
+                self.tenants.replace(_keys(config))
+            await self.policy.reload()
+            log.info("reloaded")
+        except (ConfigFault, GatewayError) as error:
+            log.error("reload refused, the old configuration stays in force: %s", error)
+
+    def _policy_changed(self, policy: Policy) -> None:
+        """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""
+        self.cache.catalog.ledger.govern(*_quotas(policy, self.config.cache.max_bytes))
+        self.cache.forget(self.cache.matching(lambda entry: policy.terms(entry.category).mode == "none"))
+
+    # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Ready when the index is loaded and the embedder runs, or has failed and is bypassed."""
+        detail = {
+            "embedder": self.worker.state,
+            "index": "loaded" if self.index_loaded else "loading",
+            "store": "ok" if self.store_open else "unavailable",
+        }
+        if self.worker.failure:
+            detail["embedder_failure"] = self.worker.failure
+        waiting = self.worker.state == "starting" or (self.store_open and not self.index_loaded)
+        return not waiting, detail
+
+    def status(self) -> dict[str, Any]:
+        """The figures of `GET /cache`."""
+        catalog, ledger = self.cache.catalog, self.cache.catalog.ledger
+        names = {c.name for c in self.policy.book.categories} | set(ledger.categories())
+        return {
+            "entries": len(catalog),
+            "bytes": ledger.used,
+            "capacity": ledger.capacity,
+            "categories": [
+                {
+                    "name": name,
+                    "entries": ledger.count_of(name),
+                    "bytes": ledger.bytes_of(name),
+                    "guarantee": ledger.guarantee_of(name),
+                    "evicted": catalog.evicted.get(name, 0),
+                }
+                for name in sorted(names)
+            ],
+            "expired": catalog.expired,
+            "stored": self.cache.stored,
+            "store_failures": self.cache.store_failures,
+            "flights": len(self.flights),
+            "index": self.worker.stats(),
+            "skipped": self.pipeline.skipped,
+            "vetoes": self.pipeline.vetoes,
+        }
+
+    def _readings(self) -> Iterator[Reading]:
+        catalog, ledger, worker = self.cache.catalog, self.cache.catalog.ledger, self.worker
+        names = ledger.categories()
+        label = ("category",)
+        yield "gateway_cache_entries", "Entries.", "gauge", label, [((n,), ledger.count_of(n)) for n in names]
+        yield "gateway_cache_bytes", "Bytes charged.", "gauge", label, [((n,), ledger.bytes_of(n)) for n in names]
+        yield "gateway_cache_evicted", "Entries evicted by quota.", "counter", label, [
+            ((n,), count) for n, count in catalog.evicted.items()
+        ]
+        for name, text, value in (
+            ("gateway_cache_expired", "Entries whose lifetime ended.", catalog.expired),
+            ("gateway_cache_stored", "Answers stored durably.", self.cache.stored),
+            ("gateway_store_failures", "Store operations that failed.", self.cache.store_failures),
+            ("gateway_store_dropped", "Answers not stored: the write queue was full.", self.writer.dropped),
+            ("gateway_embedder_texts", "Texts embedded.", worker.texts),
+            ("gateway_embedder_batches", "Batches embedded.", worker.batches),
+            ("gateway_embedder_failures", "Batches the embedder failed on.", worker.failed),
+            ("gateway_log_dropped", "Log lines dropped.", logs.dropped()),
+            ("gateway_internal_errors", "Requests that failed inside the gateway.", self.server.internal_errors),
+        ):
+            yield name, text, "counter", (), [((), value)]
+        skipped = [((reason,), count) for reason, count in self.pipeline.skipped.items()]
+        yield "gateway_semantic_skipped", "Semantic steps skipped.", "counter", ("reason",), skipped
+        vetoes = [((check,), count) for check, count in self.pipeline.vetoes.items()]
+        yield "gateway_guard_vetoes", "Neighbours the guard refused.", "counter", ("check",), vetoes
+        yield "gateway_in_flight", "Requests in progress.", "gauge", (), [((), self.server.in_flight)]
+        yield "gateway_embedder_up", "1 while the embedder runs.", "gauge", (), [((), worker.state == "ready")]
+        backends = self.fleet.backends
+        label = ("backend",)
+        yield "gateway_backend_in_flight", "Requests at a backend.", "gauge", label, [((b.id,), b.in_flight) for b in backends]
+        yield "gateway_backend_requests", "Requests sent.", "counter", label, [((b.id,), b.requests) for b in backends]
+        yield "gateway_backend_failures", "Connections that failed.", "counter", label, [((b.id,), b.failures) for b in backends]
+
+    async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
+        """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
+        if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
+            raise BadRequest("Give the request_id of the response.", param="request_id")
+        verdict = given.get("verdict")
+        if verdict not in ("good", "bad"):
+            raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
+        receipt = self.receipts.find(tenant, given["request_id"])
+        if receipt is None:
+            raise NotFound("No answer with this request id is known.", code="request_not_found")
+        removed = 0
+        if verdict == "bad" and receipt.entry is not None:
+            entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
+            self.cache.forget(entries)
+            removed = len(entries)
+        return {"request_id": given["request_id"], "verdict": verdict, "removed": removed}
+
+
+async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
+    listener = logs.start(config.log.level)
+    app, stop = App(config, reread=reread), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: app._spawn(app.reload()))
+    try:
+        await app.start()
+        log.info("listening", extra={"fields": app.ports})
+        await stop.wait()
+        await app.stop()
+    finally:
+        listener.stop()
+    return 0
+
+
+def _store(config: StoreConfig) -> DocumentStore:
+    match config.kind:
+        case "memory":
+            from gateway.storage.memory import MemoryStore
+
+            return MemoryStore()
+        case "redis":
+            from gateway.storage.redis import RedisStore
+
+            return RedisStore(config.url, config.namespace)
+        case "sqlite":
+            from gateway.storage.sqlite import SqliteStore
+
+            return SqliteStore(config.path)
+
+
+def _embedder(config: EmbedderConfig) -> Embedder:
+    """Runs on the worker's thread: loading may take seconds."""
+    if config.kind == "openai":
+        from gateway.embedding.openai import OpenAIEmbedder
+
+        return OpenAIEmbedder(config.url, config.model, config.api_key, window=config.window)
+    from gateway.embedding.sentence import SentenceEmbedder
+
+    cache = config.cache or Path.home() / ".cache" / "semantic-gateway"
+    return SentenceEmbedder(config.model, config.runtime, cache)
+
+
+def _keys(config: Config) -> list[tuple[str, str]]:
+    return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
+
+
+def _models(config: Config) -> list[Model]:
+    return [
+        Model(
+            model.name,
+            tuple(_backend(model.name, i, backend) for i, backend in enumerate(model.backends)),
+            model.price.input / 1e6,
+            model.price.output / 1e6,
+        )
+        for model in config.models
+    ]
+
+
+def _backend(model: str, place: int, config: BackendConfig) -> Backend:
+    return Backend(
+        id=f"{model}/{place}" if model != "*" else f"any/{place}",
+        url=config.url,
+        model=config.model,
+        api_key=config.api_key,
+        weight=config.weight,
+        stream_usage=config.stream_usage,
+    )
+
+
+def _quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:
+    """Guaranteed bytes per category; categories without a share of their own split what is left."""
+    categories = policy.book.categories
+    shares = {c.name: c.cache.quota.share for c in categories if c.cache.quota is not None}
+    rest = [c.name for c in categories if c.name not in shares]
+    left = max(0.0, 1.0 - sum(shares.values()))
+    shares.update({name: left / len(rest) for name in rest})
+    weights = {c.name: c.cache.priority for c in categories}
+    return {n: int(s * capacity) for n, s in shares.items()}, lambda name: weights.get(name, 1.0)

@@ -1,0 +1,171 @@
+"""The cache as one room: catalogue in memory, vectors with the worker, documents in the store.
+
+Order of writing: the store, then the index, because the store is the truth and the index a rebuildable copy
+of it. Nothing here may fail a request: a store that cannot answer is a miss, and is counted.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gateway.cache.catalog import Catalog
+from gateway.errors import StoreError
+from gateway.exchange import Entry, Record
+from gateway.interfaces import DocumentStore, Vector
+
+log = logging.getLogger("gateway.cache")
+
+
+class Vectors(Protocol):
+    """The part of the worker that keeps the index."""
+
+    def add(self, id: int, partition: bytes, vector: Vector) -> "asyncio.Future[Any]": ...
+
+    def remove(self, id: int, partition: bytes) -> "asyncio.Future[Any]": ...
+
+    async def load_many(self, items: Sequence[tuple[int, bytes, Vector]]) -> None: ...
+
+
+class Queue(Protocol):
+    """Group commit in front of the store."""
+
+    def submit(self, record: Record) -> "asyncio.Future[bool]": ...
+
+    def delete(self, ids: Sequence[int]) -> "asyncio.Future[bool]": ...
+
+
+class Hot(Protocol):
+    """Documents of recent use, in memory, bounded in bytes."""
+
+    def get(self, id: int) -> bytes | None: ...
+
+    def put(self, id: int, document: bytes) -> None: ...
+
+    def drop(self, id: int) -> None: ...
+
+
+class Cache:
+    """Everything that is remembered, and the only one who writes it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: DocumentStore,
+        queue: Queue,
+        hot: Hot,
+        vectors: Vectors,
+        *,
+        store_seconds: float = 1.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.catalog = catalog
+        self._store = store
+        self._queue = queue
+        self._hot = hot
+        self._vectors = vectors
+        self._store_seconds = store_seconds
+        self._clock = clock
+        self._writing: dict[int, Entry] = {}  # submitted, not yet durable
+        self._doomed: set[int] = set()  # purged while being written
+        self.store_failures = 0
+        self.lost_documents = 0
+        self.stored = 0
+        self.warmed = 0
+
+    async def document(self, entry: Entry) -> bytes | None:
+        """The stored answer, from memory or the store; None (a miss) if it is gone or the store fails."""
+        document = self._hot.get(entry.id)
+        if document is not None:
+            return document
+        try:
+            async with asyncio.timeout(self._store_seconds):
+                document = await self._store.get(entry.id)
+        except (StoreError, TimeoutError) as error:
+            self.store_failures += 1
+            log.warning("document not read: %s", error or "store timed out")
+            return None
+        if document is None:
+            self.lost_documents += 1
+            self.forget([entry], durable=False)
+            return None
+        self._hot.put(entry.id, document)
+        return document
+
+    async def keep(self, entry: Entry, vector: Vector | None, document: bytes, variants: int = 1) -> bool:
+        """Store an answer and make it findable; True once it is durable. Never raises for a store's sake."""
+        self._writing[entry.id] = entry
+        try:
+            raw = None if vector is None else vector.astype(np.float32, copy=False).tobytes()
+            if not await self._queue.submit(Record(entry, raw, document)):
+                self.store_failures += 1
+                return False
+            if entry.id in self._doomed or entry.expires <= self._clock():
+                self._queue.delete([entry.id])
+                return False
+            self._admit(entry, vector, variants)
+            self._hot.put(entry.id, document)
+            self.stored += 1
+            return True
+        finally:
+            self._writing.pop(entry.id, None)
+            self._doomed.discard(entry.id)
+
+    def forget(self, entries: Iterable[Entry], *, durable: bool = True) -> None:
+        """Drop entries everywhere; those still being written will not appear."""
+        gone = list(entries)
+        for entry in gone:
+            if entry.id in self._writing:
+                self._doomed.add(entry.id)
+            self.catalog.remove(entry.id)
+            self._drop(entry)
+        if durable and gone:
+            self._queue.delete([entry.id for entry in gone])
+
+    def matching(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """All entries, those still being written included, that a predicate picks."""
+        return [e for e in [*self.catalog.entries(), *self._writing.values()] if wanted(e)]
+
+    def sweep(self) -> int:
+        """Remove what has expired; the store keeps lifetimes of its own. Returns how many."""
+        gone = self.catalog.sweep()
+        for entry in gone:
+            self._drop(entry)
+        if gone:
+            self._queue.delete([entry.id for entry in gone])
+        return len(gone)
+
+    async def warm(self, *, with_vectors: bool) -> None:
+        """Rebuild catalogue and index from the store, without embedding anything again.
+
+        Raises:
+            StoreError: the store cannot be read; what was loaded stays.
+        """
+        async for batch in self._store.scan():
+            items: list[tuple[int, bytes, Vector]] = []
+            for entry, raw in batch:
+                if self.catalog.get(entry.id) is not None:
+                    continue
+                for evicted in self.catalog.add(entry, variants=16):
+                    self.forget([evicted])
+                if raw is not None and with_vectors:
+                    items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
+                self.warmed += 1
+            await self._vectors.load_many(items)
+
+    def _admit(self, entry: Entry, vector: Vector | None, variants: int) -> None:
+        gone = self.catalog.add(entry, variants)
+        if vector is not None and self.catalog.get(entry.id) is not None:
+            self._vectors.add(entry.id, entry.partition, vector)
+        for old in gone:
+            self._drop(old)
+        if gone:
+            self._queue.delete([old.id for old in gone])
+
+    def _drop(self, entry: Entry) -> None:
+        self._hot.drop(entry.id)
+        if entry.question:
+            self._vectors.remove(entry.id, entry.partition)

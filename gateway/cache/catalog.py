@@ -1,0 +1,106 @@
+"""What the cache holds, in memory: entries by fingerprint and id, their lifetimes, their bytes.
+
+Plain synchronous state of the event loop. It knows neither documents, nor vectors, nor the store: those
+who remove entries are told which ids went, and forget them elsewhere.
+"""
+
+import heapq
+import random
+from collections.abc import Callable
+
+from gateway.cache.quota import Ledger
+from gateway.exchange import Entry
+
+
+class Catalog:
+    """Entries that can be served now. Several variants may share one exact fingerprint."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.ledger = ledger
+        self._clock = clock
+        self._by_id: dict[int, Entry] = {}
+        self._by_exact: dict[bytes, Entry | list[Entry]] = {}
+        self._expiry: list[tuple[float, int]] = []  # heap; entries already gone are skipped
+        self.expired = 0
+        self.evicted: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def entries(self) -> list[Entry]:
+        """All entries, in the order they came; a copy, safe to remove from while walking it."""
+        return list(self._by_id.values())
+
+    def get(self, id: int) -> Entry | None:
+        """The entry under this id, expired or not."""
+        return self._by_id.get(id)
+
+    def exact(self, fingerprint: bytes) -> list[Entry]:
+        """The unexpired variants stored for one whole request."""
+        found = self._by_exact.get(fingerprint)
+        if found is None:
+            return []
+        now = self._clock()
+        return [e for e in (found if isinstance(found, list) else [found]) if e.expires > now]
+
+    def add(self, entry: Entry, variants: int = 1) -> list[Entry]:
+        """Admit an entry; returns those that had to go for it: replaced, or evicted by quota."""
+        gone: list[Entry] = []
+        same = self._variants(entry.exact)
+        while len(same) >= max(variants, 1):
+            oldest = same.pop(0)
+            self.remove(oldest.id)
+            gone.append(oldest)
+        self._by_id[entry.id] = entry
+        self._by_exact[entry.exact] = entry if not same else [*same, entry]
+        heapq.heappush(self._expiry, (entry.expires, entry.id))
+        self.ledger.charge(entry)
+        return gone + self._make_room(entry.id)
+
+    def remove(self, id: int) -> Entry | None:
+        """Forget an entry; unknown ids give None."""
+        entry = self._by_id.pop(id, None)
+        if entry is None:
+            return None
+        rest = [e for e in self._variants(entry.exact) if e.id != id]
+        if rest:
+            self._by_exact[entry.exact] = rest[0] if len(rest) == 1 else rest
+        else:
+            self._by_exact.pop(entry.exact, None)
+        self.ledger.refund(entry)
+        return entry
+
+    def sweep(self, limit: int = 1000) -> list[Entry]:
+        """Remove up to `limit` entries whose time has passed."""
+        now, gone = self._clock(), []
+        while self._expiry and self._expiry[0][0] <= now and len(gone) < limit:
+            entry = self.remove(heapq.heappop(self._expiry)[1])
+            if entry is not None:
+                gone.append(entry)
+        self.expired += len(gone)
+        return gone
+
+    def _variants(self, fingerprint: bytes) -> list[Entry]:
+        found = self._by_exact.get(fingerprint)
+        if found is None:
+            return []
+        return list(found) if isinstance(found, list) else [found]
+
+    def _make_room(self, newcomer: int) -> list[Entry]:
+        gone: list[Entry] = []
+        while self.ledger.over():
+            victim = self.ledger.victim(self._clock(), spare=newcomer)
+            if victim is None:
+                break
+            self.remove(victim.id)
+            self.evicted[victim.category] = self.evicted.get(victim.category, 0) + 1
+            gone.append(victim)
+        if len(self._expiry) > 2 * len(self._by_id) + 1000:
+            self._expiry = [(e.expires, e.id) for e in self._by_id.values()]
+            heapq.heapify(self._expiry)
+        return gone
+
+
+def random_id() -> int:
+    """A 63-bit id that tells nothing about what it names."""
+    return random.SystemRandom().getrandbits(63)

@@ -1,0 +1,80 @@
+"""Which neighbour, if any, may answer in place of the model. A wrong hit is the worst thing we can do.
+
+The paper stops at the first node above the threshold (arXiv 2510.26835, section on early stopping); the
+first is not the nearest, so we take the few best and serve the best one that every rule agrees on. Pure: no
+store, no clock, no embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gateway.exchange import Candidate, Entry, Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an entry's own category, as the policy stands now, demands of reusing it."""
+
+    mode: Mode
+    threshold: float
+    ttl: float  # seconds since creation
+    max_temperature: float | None
+
+
+class Judge(Protocol):
+    """The guard: the code of the first check that disagrees, or None."""
+
+    def compare(self, asked: str, stored: str) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The entry to reuse or None, why, and every neighbour that was compared, nearest first."""
+
+    entry: Entry | None
+    reason: str
+    similarity: float | None
+    threshold: float
+    candidates: list[Candidate]
+
+
+def choose(
+    question: str,
+    neighbours: Sequence[tuple[Entry, float]],
+    *,
+    threshold: float,
+    terms: Callable[[Entry], Terms],
+    servable: Callable[[Entry], bool],
+    guard: Judge,
+) -> Choice:
+    """Pick the nearest neighbour that threshold, lifetime, policy and guard all allow.
+
+    Args:
+        neighbours: (entry, cosine similarity), nearest first, of one compatibility partition.
+        threshold: the question's; the stricter of it and the entry's category's counts.
+        servable: lifetime, age, temperature: everything in memory that is not about meaning.
+    """
+    compared: list[Candidate] = []
+    reason, decisive = "partition-empty", threshold
+    for entry, similarity in neighbours:
+        demanded = terms(entry)
+        needed = max(threshold, demanded.threshold)
+        candidate = Candidate(entry, similarity)
+        if similarity < needed:
+            verdict = "below-threshold"
+        elif demanded.mode not in ("semantic", "shadow"):
+            verdict = f"mode-{demanded.mode}"
+        elif not servable(entry):
+            verdict = "expired"
+        else:
+            veto = guard.compare(question, entry.question)
+            verdict = f"guard:{veto}" if veto else "ok"
+        compared.append(replace(candidate, verdict=verdict))
+        if verdict == "ok":
+            shadow = demanded.mode == "shadow"
+            return Choice(None if shadow else entry, "shadow" if shadow else "hit", similarity, needed, compared)
+        if len(compared) == 1 or (reason == "below-threshold" and verdict != reason):
+            reason, decisive = verdict, needed
+    nearest = compared[0].similarity if compared else None
+    return Choice(None, reason, nearest, decisive, compared)

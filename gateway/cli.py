@@ -1,0 +1,136 @@
+"""The command line: serve, validate, schema, doctor, calibrate."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.config import Config, ConfigFault, build, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigFault as fault:
+        print(fault, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="semantic-gateway", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--config", type=Path, help="gateway.yaml")
+    serve.add_argument("--backend", action="append", metavar="URL", help="without a file: an engine's base URL")
+    serve.add_argument("--host", help="listen here instead of what the file says")
+    serve.add_argument("--port", type=int, help="likewise")
+    serve.add_argument("--admin-port", type=int, help="likewise, for the admin port")
+    serve.set_defaults(run=_serve)
+
+    validate = commands.add_parser("validate", help="check configuration and policies; exit 1 with every fault")
+    validate.add_argument("--config", type=Path, help="gateway.yaml")
+    validate.add_argument("--policies", type=Path, help="a policy folder on its own")
+    validate.set_defaults(run=_validate)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of gateway.yaml or of the policies")
+    schema.add_argument("what", nargs="?", choices=("config", "policies"), default="config")
+    schema.set_defaults(run=_schema)
+
+    doctor = commands.add_parser("doctor", help="try every part: backends, store, embedder, policies")
+    doctor.add_argument("--config", type=Path)
+    doctor.add_argument("--backend", action="append", metavar="URL")
+    doctor.set_defaults(run=_doctor)
+
+    calibrate = commands.add_parser("calibrate", help="thresholds from labelled pairs, written as policies")
+    calibrate.add_argument("--pairs", type=Path, required=True, help="JSON lines: a, b, duplicate[, category]")
+    calibrate.add_argument("--max-error", type=float, required=True, help="share of known non-duplicates that may hit")
+    calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
+    calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
+    calibrate.set_defaults(run=_calibrate)
+    return parser
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The file, or defaults in front of the given backends; flags and PORT win over the file."""
+    if options.config is not None:
+        config = load(options.config)
+    else:
+        backends = options.backend or ([os.environ["OPENAI_BASE_URL"]] if "OPENAI_BASE_URL" in os.environ else [])
+        if not backends:
+            raise ConfigFault("command line", [("--backend", "give --config FILE or --backend URL")])
+        config = build({"models": [{"name": "*", "backends": [{"url": url} for url in backends]}]}, {})
+    return _with_flags(config, options)
+
+
+def _with_flags(config: Config, options: argparse.Namespace) -> Config:
+    port = getattr(options, "port", None) or (int(os.environ["PORT"]) if os.environ.get("PORT", "").isdigit() else None)
+    listen = {"host": getattr(options, "host", None), "port": port}
+    admin = {"port": getattr(options, "admin_port", None)}
+    return config.model_copy(
+        update={
+            "listen": config.listen.model_copy(update={k: v for k, v in listen.items() if v is not None}),
+            "admin": config.admin.model_copy(update={k: v for k, v in admin.items() if v is not None}),
+        }
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from gateway.app import serve
+
+    config = _config(options)
+    reread: Callable[[], Config] | None = (lambda: _config(options)) if options.config else None
+    return _run(serve(config, reread=reread))
+
+
+def _run(work: Any) -> int:
+    """On uvloop where it is to be had: the same asyncio, with a faster loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return int(asyncio.run(work))
+    return int(uvloop.run(work))
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from gateway.policy.book import Policy, PolicyFaults, load_folder
+
+    folder = options.policies
+    if options.config is not None:
+        config = load(options.config)
+        folder = folder or config.policies
+        print(f"{options.config}: ok")
+    if folder is not None:
+        try:
+            book = Policy(load_folder(folder)).book
+        except PolicyFaults as faults:
+            print(faults, file=sys.stderr)
+            return 1
+        print(f"{folder}: ok, {len(book.categories)} categories, version {book.version}")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from gateway.policy.book import Book
+
+    model = Config if options.what == "config" else Book
+    print(json.dumps(model.model_json_schema(), indent=2))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gateway.doctor import examine
+
+    return asyncio.run(examine(_config(options)))
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from gateway.calibrate import write_policies
+
+    return write_policies(options.pairs, options.max_error, options.out, options.policies)

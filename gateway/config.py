@@ -1,0 +1,235 @@
+"""`gateway.yaml` as one frozen tree: every default, every bound, and the only place that reads the environment.
+
+Unknown keys are refused, `${NAME}` and `${NAME:-default}` are resolved, relative paths start at the file.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class ConfigFault(Exception):
+    """The configuration cannot be used; `faults` lists every (path, reason)."""
+
+    def __init__(self, source: str, faults: list[tuple[str, str]]) -> None:
+        self.source = source
+        self.faults = faults
+        super().__init__("\n".join(f"{source}: {path}: {reason}" for path, reason in faults))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+
+
+class Admin(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8081, ge=0, le=65535)
+    token: str = ""
+    open_metrics: bool = False  # /metrics and probes without a token
+    hosts: tuple[str, ...] = ()  # names beside loopback by which browsers may reach the admin port
+
+    @model_validator(mode="after")
+    def _token_off_loopback(self) -> "Admin":
+        if not self.token and not is_loopback(self.host):
+            raise ValueError("a token is required when the admin port listens off loopback")
+        return self
+
+
+class BackendConfig(_Section):
+    url: str  # the engine's base URL, as an OpenAI SDK would take it
+    model: str | None = None  # the engine's own name for the model
+    api_key: str = ""
+    weight: float = Field(1.0, gt=0)
+    stream_usage: bool = True  # the engine understands stream_options.include_usage
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// URL")
+        return url.rstrip("/")
+
+
+class Price(_Section):
+    """Dollars per million tokens."""
+
+    input: float = Field(0.0, ge=0)
+    output: float = Field(0.0, ge=0)
+
+
+class ModelConfig(_Section):
+    name: str = Field(min_length=1)
+    backends: tuple[BackendConfig, ...] = Field(min_length=1)
+    price: Price = Price()
+
+
+class TenantConfig(_Section):
+    name: str = Field(min_length=1, max_length=128)
+    keys: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("keys")
+    @classmethod
+    def _not_empty(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not key.strip() for key in keys):
+            raise ValueError("a key is empty")
+        return keys
+
+
+class EmbedderConfig(_Section):
+    kind: Literal["sentence-transformers", "openai"] = "sentence-transformers"
+    model: str = "auto"
+    runtime: Literal["onnx-int8", "onnx", "torch"] = "onnx-int8"
+    cache: Path | None = None  # where the exported model is kept
+    url: str = ""  # kind openai
+    api_key: str = ""
+    window: int = Field(512, ge=8)  # tokens; kind openai
+    batch: int = Field(16, ge=1, le=256)
+    queue: int = Field(256, ge=1)
+    deadline: float = Field(0.25, gt=0)  # seconds a request waits for its vector
+
+
+class StoreConfig(_Section):
+    kind: Literal["memory", "sqlite", "redis"] = "sqlite"
+    path: Path = Path("data/gateway.db")
+    url: str = "redis://127.0.0.1:6379/0"
+    namespace: str = "default"
+
+
+class CacheConfig(_Section):
+    max_bytes: int = Field(1 << 30, ge=1 << 20)  # documents, vectors and metadata of all categories
+    max_entry_bytes: int = Field(1 << 20, ge=1 << 10)
+    hot_bytes: int = Field(64 << 20, ge=0)  # documents kept in memory beside the store
+    usage: Literal["original", "zero"] = "original"
+    cache_control: bool = True  # honour the standard Cache-Control request header
+    shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
+
+
+class Limits(_Section):
+    body: int = Field(32 << 20, ge=1 << 10)
+    in_flight: int = Field(4096, ge=1)  # requests in progress; beyond it 503
+    body_seconds: float = Field(60.0, gt=0)
+    idle_seconds: float = Field(75.0, gt=0)  # connection without a whole request head
+    connect_seconds: float = Field(5.0, gt=0)
+    upstream_idle_seconds: float = Field(600.0, gt=0)  # without a byte from the engine
+    client_write_seconds: float = Field(60.0, gt=0)
+    drain_seconds: float = Field(30.0, gt=0)
+    connections: int = Field(1024, ge=1)  # to one backend
+    feedback_ids: int = Field(100_000, ge=1)
+
+
+class LogConfig(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    prompts: bool = False  # write question texts into the log
+
+
+class Config(_Section):
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    tenants: tuple[TenantConfig, ...] = ()
+    embedder: EmbedderConfig = EmbedderConfig()
+    store: StoreConfig = StoreConfig()
+    policies: Path | None = None  # None: the shipped book
+    cache: CacheConfig = CacheConfig()
+    limits: Limits = Limits()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _unique(self) -> "Config":
+        _refuse_repeats("models", [m.name for m in self.models])
+        _refuse_repeats("tenants", [t.name for t in self.tenants])
+        _refuse_repeats("tenants.keys", [key for t in self.tenants for key in t.keys], secret=True)
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listening address is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read, resolve and validate a configuration file.
+
+    Raises:
+        ConfigFault: with the file, and every path and reason in it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigFault(str(path), [("", error.strerror or str(error))]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigFault(str(path), [("", str(error))]) from error
+    if not isinstance(tree, dict):
+        raise ConfigFault(str(path), [("", "must be a mapping")])
+    return build(tree, environ, source=str(path), base=path.resolve().parent)
+
+
+def build(
+    tree: dict[str, Any], environ: Mapping[str, str] = os.environ, *, source: str = "config", base: Path | None = None
+) -> Config:
+    """Validate a configuration given as plain data; relative paths start at `base`."""
+    faults: list[tuple[str, str]] = []
+    resolved = _resolve(tree, environ, "", faults)
+    if faults:
+        raise ConfigFault(source, faults)
+    try:
+        config = Config.model_validate(resolved)
+    except ValidationError as error:
+        raise ConfigFault(source, [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]) from error
+    return _anchor(config, base or Path.cwd())
+
+
+def _resolve(value: Any, environ: Mapping[str, str], path: str, faults: list[tuple[str, str]]) -> Any:
+    if isinstance(value, dict):
+        return {k: _resolve(v, environ, f"{path}.{k}".strip("."), faults) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(v, environ, f"{path}.{i}", faults) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = environ.get(name) or default
+        if found is None:
+            faults.append((path, f"environment variable {name} is not set"))
+            return ""
+        return found
+
+    return _REFERENCE.sub(lookup, value)
+
+
+def _anchor(config: Config, base: Path) -> Config:
+    """Relative paths start at the configuration file's folder."""
+    store = config.store.model_copy(update={"path": base / config.store.path})
+    update: dict[str, Any] = {"store": store}
+    if config.policies is not None:
+        update["policies"] = base / config.policies
+    if config.embedder.cache is not None:
+        update["embedder"] = config.embedder.model_copy(update={"cache": base / config.embedder.cache})
+    return config.model_copy(update=update)
+
+
+def _refuse_repeats(what: str, names: list[str], *, secret: bool = False) -> None:
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"{what}: listed twice" + ("" if secret else f": {', '.join(sorted(repeated))}"))

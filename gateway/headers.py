@@ -1,0 +1,58 @@
+"""What a response tells its caller: the decision, its reasons, and where the time went.
+
+Never another tenant's data, never a raw key; every value is built here, from the Exchange alone.
+"""
+
+import time
+from typing import Any
+
+from gateway.exchange import Exchange, Forward, Join, Reuse
+
+_NAME = "semantic-gateway"
+
+
+def tell(x: Exchange, headers: Any) -> None:
+    """Add the gateway's headers to a response about to be sent."""
+    headers["X-Request-Id"] = x.request_id
+    decision = x.decision
+    if decision is None:
+        return
+    headers["x-gateway-decision"] = decision.word
+    headers["x-gateway-reason"] = decision.reason
+    headers["Cache-Status"] = _cache_status(x)
+    headers["Server-Timing"] = _timing(x)
+    if x.ruling is not None:
+        headers["x-gateway-category"] = x.ruling.category
+    if x.similarity is not None and x.threshold is not None:
+        headers["x-gateway-similarity"] = f"{x.similarity:.4f}"
+        headers["x-gateway-threshold"] = f"{x.threshold:.4f}"
+    if x.entry is not None:
+        headers["x-gateway-entry"] = x.entry.name
+    if isinstance(decision, Reuse):
+        headers["x-gateway-how"] = decision.how
+        headers["x-gateway-category"] = x.ruling.category if x.ruling else decision.entry.category
+        headers["Age"] = str(max(int(time.time() - decision.entry.created), 0))
+    if x.request is not None:
+        headers["x-gateway-model"] = x.request.model
+    if x.backend:
+        headers["x-gateway-backend"] = x.backend
+
+
+def _cache_status(x: Exchange) -> str:
+    """RFC 9211."""
+    decision = x.decision
+    if isinstance(decision, Reuse):
+        left = int(decision.entry.expires - time.time())
+        return f"{_NAME}; hit; ttl={left}; detail={decision.how}"
+    if isinstance(decision, Join):
+        return f"{_NAME}; fwd=miss; collapsed"
+    reason = decision.reason if decision is not None else ""
+    stored = "; stored" if x.entry is not None else ""
+    forwarded = "miss" if isinstance(decision, Forward) and x.exact else "bypass"
+    return f'{_NAME}; fwd={forwarded}{stored}; detail="{reason}"'
+
+
+def _timing(x: Exchange) -> str:
+    total = time.perf_counter() - x.started
+    steps = [f"{name};dur={seconds * 1000:.2f}" for name, seconds in x.marks.items()]
+    return ", ".join([*steps, f"total;dur={total * 1000:.2f}"])

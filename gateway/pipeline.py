@@ -1,0 +1,489 @@
+"""The walk of one request: decide, perform, and what follows the last byte.
+
+    exact ─► join ─► embed + classify + search ─► ruling ─► semantic ─► guard ─► forward
+
+`decide` sends nothing to a model and nothing to the client, which is why explaining costs nothing. `perform`
+is the only place where a Decision is matched. Whatever fails in memory, store or embedder, the request goes
+on to the engine.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from multidict import CIMultiDict
+
+from gateway.cache.cache import Cache
+from gateway.cache.catalog import random_id
+from gateway.cache.flight import Call, Flight, Flights, Reader
+from gateway.cache.semantic import Terms, choose
+from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
+from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, Reply, Request, Reuse
+from gateway.interfaces import Vector
+from gateway.metrics import Metrics
+from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.routing.headers import to_client, to_upstream
+from gateway.routing.upstream import Upstream
+from gateway.wire import answer, replay
+from gateway.wire.request import exact_fingerprint, partition_fingerprint, rewrite
+
+_PATHS = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "responses": "/responses",
+    "embeddings": "/embeddings",
+}
+_NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
+_OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
+_OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
+_REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
+
+
+class Looker(Protocol):
+    """The part of the worker that answers requests."""
+
+    async def look(self, text: str, partition: bytes | None, k: int = 5) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the walk takes from the configuration."""
+
+    max_entry_bytes: int
+    shared_stream_bytes: int
+    zero_usage: bool
+    trust_client_key: bool  # open mode: the client's key goes on to backends that have none
+
+
+class Pipeline:
+    """Decides and performs. Rooms are given; nothing here knows which adapters they use."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        flights: Flights,
+        worker: Looker,
+        policy: Callable[[], Any],
+        fleet: Fleet,
+        upstream: Upstream,
+        metrics: Metrics,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cache = cache
+        self._flights = flights
+        self._worker = worker
+        self._policy = policy
+        self._fleet = fleet
+        self._upstream = upstream
+        self._metrics = metrics
+        self._settings = settings
+        self._clock = clock
+        self.skipped: dict[str, int] = {}  # semantic steps skipped, by reason
+        self._calls: set[asyncio.Task[None]] = set()
+
+    # ── decide ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def decide(self, x: Exchange) -> Decision:
+        """The decision for a request on its own, without joining others; used as it is by `explain`."""
+        self._open(x)
+        return await self._exact(x) or await self._weigh(x)
+
+    def _open(self, x: Exchange) -> None:
+        x.policy = x.policy or self._policy()
+        request = _request(x)
+        if _remembers(request):
+            x.exact = exact_fingerprint(request, x.tenant, x.policy.ignore)
+
+    async def _exact(self, x: Exchange) -> Reuse | None:
+        """The stored answer to this very request, under its entry's category as the policy stands now."""
+        request = _request(x)
+        if not x.exact or not request.controls.read:
+            return None
+        stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e)]
+        if not stored or len(stored) < request.controls.variants:
+            return None
+        entry = stored[-1] if request.controls.variants == 1 else random.choice(stored)
+        document = await self._cache.document(entry)
+        return None if document is None else Reuse(entry, "exact", document)
+
+    def _servable(self, x: Exchange, entry: Entry) -> bool:
+        """Lifetime, caller's max-age and the entry's policy, all from memory."""
+        terms, age = self._terms(x, entry), self._clock() - entry.created
+        limit = _request(x).controls.max_age
+        return (
+            terms.mode != "none"
+            and age < terms.ttl
+            and entry.expires > self._clock()
+            and (limit is None or age <= limit)
+            and _cool_enough(entry.temperature, terms.max_temperature)
+        )
+
+    def _terms(self, x: Exchange, entry: Entry) -> Terms:
+        terms: Terms = x.policy.terms(entry.category)
+        return terms
+
+    async def _weigh(self, x: Exchange) -> Decision:
+        """Everything after the exact step: one embedding at most, one ruling, one choice."""
+        request = _request(x)
+        if not x.exact:
+            return self._forward(x, request.uncacheable or "cache-off")
+        skipped = await self._look(x)
+        ruling = x.ruling
+        assert ruling is not None
+        if ruling.mode == "none":
+            return self._forward(x, "mode-none")
+        if not _cool_enough(_temperature(request), ruling.max_temperature):
+            return self._forward(x, "temperature")
+        if not request.controls.read:
+            return self._forward(x, "refresh")
+        if request.barred or not request.controls.semantic or ruling.mode == "exact":
+            return self._forward(x, request.barred or ("exact-only" if not request.controls.semantic else "mode-exact"))
+        if skipped:
+            return self._forward(x, skipped)
+        return await self._semantic(x)
+
+    async def _look(self, x: Exchange) -> str | None:
+        """Embed, classify and search in one hop, as far as this request needs; sets the ruling.
+
+        Returns why the semantic step was skipped, or None.
+        """
+        request, policy = _request(x), x.policy
+        text = request.question or ""
+        rule = policy.rule(x.tenant, request.model, request.endpoint, x.headers, text)
+        semantic = request.barred is None and request.controls.semantic
+        if rule is not None and (not semantic or policy.terms(rule[0]).mode in ("exact", "none")):
+            x.ruling = policy.ruling(rule=rule, controls=request.controls, label=None, confidence=0.0)
+            return None
+        skipped: str | None = "no-question"
+        label, confidence = None, 0.0
+        if semantic:
+            x.partition = partition_fingerprint(request, x.tenant, policy.ignore)
+        if text.strip():
+            look, skipped = await self._embed(x, text, semantic and request.controls.read)
+            if look is not None:
+                x.marks["embed"], x.marks["search"] = look.embed_s, look.search_s
+                label, confidence = look.label, look.confidence
+                x.vector = look.vector if semantic else None
+                x.neighbours = look.candidates
+        x.ruling = policy.ruling(rule=rule, controls=request.controls, label=label, confidence=confidence)
+        return skipped
+
+    async def _embed(self, x: Exchange, text: str, search: bool) -> tuple[Any, str | None]:
+        try:
+            look = await self._worker.look(text, x.partition if search else None, _NEIGHBOURS)
+        except EmbedderBusy:
+            return None, self._skip("embedder-busy")
+        except EmbedderFailed:
+            return None, self._skip("embedder-failed")
+        return look, (self._skip("beyond-window") if look.beyond_window else None)
+
+    def _skip(self, reason: str) -> str:
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        return reason
+
+    async def _semantic(self, x: Exchange) -> Decision:
+        request, ruling = _request(x), x.ruling
+        assert ruling is not None
+        known = ((self._cache.catalog.get(id), similarity) for id, similarity in x.neighbours)
+        choice = choose(
+            request.question or "",
+            [(entry, similarity) for entry, similarity in known if entry is not None],
+            threshold=ruling.threshold,
+            terms=lambda entry: self._terms(x, entry),
+            servable=lambda entry: self._servable(x, entry),
+            guard=x.policy.guard,
+        )
+        x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
+        if choice.entry is not None and ruling.mode == "semantic":
+            document = await self._cache.document(choice.entry)
+            if document is not None:
+                return Reuse(choice.entry, "semantic", document)
+            return self._forward(x, "document-gone")
+        return self._forward(x, "shadow" if choice.entry is not None else choice.reason)
+
+    def _forward(self, x: Exchange, reason: str) -> Decision:
+        if _request(x).controls.only:
+            return Refuse(NotCached("The answer is not in the cache, and the request allows nothing else."), "not-cached")
+        return Forward(reason)
+
+    # ── perform ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def answer(self, x: Exchange) -> Reply:
+        """Decide and perform, sharing the work of identical requests in progress.
+
+        Raises:
+            GatewayError: refused, or no backend could be reached.
+        """
+        request = _request(x)
+        model = self._fleet.model(request.model)
+        self._open(x)
+        known = await self._exact(x)
+        if known is not None:
+            return self._reuse(x, known)
+        key = _flight_key(x)
+        for _ in range(_REJOINS if key else 0):
+            flight = self._flights.find(key)
+            if flight is None:
+                return await self._lead(x, model, self._flights.open(key))
+            joined = await self._join(x, flight)
+            if joined is not None:
+                return joined
+            x.decision, x.entry = None, None
+            if flight.landed.result() is not None:
+                break  # the leader's call failed: followers call for themselves
+        return await self._lead(x, model, None)
+
+    async def _lead(self, x: Exchange, model: Model, flight: Flight | None) -> Reply:
+        """Decide alone, and perform; the flight, if any, gets whatever may be shared of it."""
+        call: Call | None = None
+        try:
+            x.decision = decision = await self._weigh(x)
+            match decision:
+                case Reuse():
+                    if flight:
+                        flight.land(decision)
+                    return self._reuse(x, decision)
+                case Refuse(error):
+                    raise error
+                case Forward():
+                    call = self._call(x, model, flight)
+                    reply = await self._read(x, call)
+                    assert reply is not None
+                    return reply
+                case Join():
+                    raise AssertionError("a leader joins nobody")
+        finally:
+            if flight and call is None:
+                self._flights.close(flight)
+
+    async def _join(self, x: Exchange, flight: Flight) -> Reply | None:
+        """Share what the leader gets; None where there is nothing to share."""
+        outcome = await asyncio.shield(flight.landed)
+        if isinstance(outcome, Reuse):
+            x.decision = Join()
+            return self._reuse(x, outcome)
+        if outcome is None or not outcome.joinable:
+            return None
+        x.decision, x.entry = Join(), outcome.entry
+        try:
+            return await self._read(x, outcome, follower=True)
+        except GatewayError:
+            return None
+
+    def _reuse(self, x: Exchange, hit: Reuse) -> Reply:
+        """Serve a stored answer in the form the caller asked for."""
+        request = _request(x)
+        x.decision = x.decision or hit
+        x.entry = hit.entry
+        hit.entry.hits += 1
+        document = replay.zero_usage(hit.document) if self._settings.zero_usage else hit.document
+        headers: CIMultiDict[str] = CIMultiDict()
+        if not request.stream or request.endpoint == "embeddings":
+            headers["Content-Type"] = "application/json"
+            return Reply(200, headers, document)
+        headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        headers["Cache-Control"] = "no-cache"
+        return Reply(200, headers, replay.stream(request.endpoint, document, request.wants_usage), sse=True)
+
+    def _call(self, x: Exchange, model: Model, flight: Flight | None) -> Call:
+        """Start the upstream call; with a flight, others may read it, and it stays open until stored."""
+        self._plan_entry(x)
+        asks_usage = x.entry is not None and _request(x).stream
+
+        async def run(call: Call) -> None:
+            await self._forward_to_engine(x, model, call, asks_usage)
+
+        async def after(call: Call) -> None:
+            await self._store(x, model, call)
+
+        call = Call(run, self._settings.shared_stream_bytes, after)
+        call.entry = x.entry
+        self._calls.add(call.task)
+        call.task.add_done_callback(self._calls.discard)
+        if flight:
+            if x.entry is None:  # not to be kept, not for a moment: not to be shared either
+                self._flights.close(flight)
+            else:
+                flight.land(call)
+                call.task.add_done_callback(lambda _: self._flights.close(flight))
+        return call
+
+    async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
+        request = _request(x)
+
+        def body(backend: Backend) -> bytes:
+            asks = asks_usage and backend.stream_usage
+            call.usage_added = asks and not request.wants_usage
+            return rewrite(request, model=backend.model, include_usage=asks)
+
+        def headers(backend: Backend) -> CIMultiDict[str]:
+            return to_upstream(
+                x.headers,
+                api_key=backend.api_key,
+                trust_client=self._settings.trust_client_key,
+                request_id=x.request_id,
+            )
+
+        path = _PATHS[request.endpoint] + x.query
+        into = _UsageProbe(call) if asks_usage else call
+        await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=into)
+        if isinstance(into, _UsageProbe) and not await into.understood(self._fleet):
+            await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=call)
+
+    async def _read(self, x: Exchange, call: Call, *, follower: bool = False) -> Reply | None:
+        """The call's answer for one reader; None for a follower of a call that did not succeed."""
+        reader = call.subscribe()
+        try:
+            await reader.head()
+            x.backend = call.backend
+            if follower and call.status >= 300:
+                reader.leave()
+                return None
+            x.marks["upstream"] = time.perf_counter() - x.started
+            headers = to_client(call.headers)
+            sse = call.headers.get("Content-Type", "").startswith("text/event-stream")
+            if not sse and int(call.headers.get("Content-Length") or 1 << 62) <= self._settings.shared_stream_bytes:
+                whole = await reader.body()
+                reader.leave()
+                return Reply(call.status, headers, whole)
+        except BaseException:
+            reader.leave()
+            raise
+        body = _without_usage(reader) if sse and call.usage_added else reader.chunks()
+        return Reply(call.status, headers, body, sse, reader.leave)
+
+    # ── what follows the last byte ──────────────────────────────────────────────────────────────────────
+
+    def _plan_entry(self, x: Exchange) -> None:
+        """Name the entry this answer will be stored under, if policy and caller allow it to be stored."""
+        request, ruling, policy = _request(x), x.ruling, x.policy
+        if ruling is None or not x.exact or not request.controls.write or not policy.may_store(ruling):
+            return
+        if not _cool_enough(_temperature(request), ruling.max_temperature):
+            return
+        now = self._clock()
+        x.entry = Entry(
+            id=random_id(),
+            exact=x.exact,
+            partition=x.partition,
+            tenant=x.tenant,
+            category=ruling.category,
+            model=request.model,
+            endpoint=request.endpoint,
+            question=(request.question or "") if x.vector is not None else "",
+            created=now,
+            expires=now + ruling.ttl,
+            size=0,
+            cost=0.0,
+            temperature=_temperature(request),
+            tags=request.controls.tags,
+            request_id=x.request_id,
+        )
+
+    async def _store(self, x: Exchange, model: Model, call: Call) -> None:
+        """Keep a complete answer, and count what it cost."""
+        request, whole = _request(x), call.whole
+        if whole is None or not 200 <= call.status < 300:
+            return
+        head = call.headers
+        arguments = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
+        choices = request.fields.get("n") or 1
+        if len(whole) > _OFF_LOOP:
+            result = await asyncio.to_thread(answer.read, *arguments, n=choices)
+        else:
+            result = answer.read(*arguments, n=choices)
+        self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
+        entry, ttl = x.entry, x.ruling.ttl if x.ruling else 0.0
+        if entry is None or result.reuse == "none" or len(result.body) > self._settings.max_entry_bytes:
+            return
+        vector: Vector | None = x.vector if result.reuse == "semantic" else None
+        if vector is None:
+            entry.question = ""
+        entry.created = self._clock()
+        entry.expires = entry.created + ttl  # its life begins when it was answered
+        entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
+        entry.cost = entry.prompt_tokens * model.price_input + entry.completion_tokens * model.price_output
+        entry.size = len(result.body) + _OVERHEAD + (0 if vector is None else vector.nbytes)
+        await self._cache.keep(entry, vector, result.body, request.controls.variants)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for calls in progress and their storing, within a bound."""
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=seconds)
+
+
+class _UsageProbe:
+    """Between an engine and a call: holds back a refusal that our own `stream_options` may have caused."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._refusal: tuple[int, Any] | None = None
+        self._body = bytearray()
+        self.status = 0
+        self.backend = ""
+
+    def begin(self, status: int, headers: Any) -> None:
+        self._call.backend, self.status = self.backend, status
+        if status in (400, 422) and self._call.usage_added:
+            self._refusal = (status, headers)
+        else:
+            self._call.begin(status, headers)
+
+    async def feed(self, chunk: bytes) -> None:
+        if self._refusal is None:
+            await self._call.feed(chunk)
+        else:
+            self._body += chunk
+
+    async def understood(self, fleet: Fleet) -> bool:
+        """False: ask again without the option, which this engine does not know."""
+        if self._refusal is None:
+            return True
+        if b"stream_options" in self._body or b"include_usage" in self._body:
+            fleet.backend(self.backend).stream_usage = False
+            return False
+        self._call.begin(*self._refusal)
+        await self._call.feed(bytes(self._body))
+        return True
+
+
+async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:
+    """A live stream less the usage chunk that the gateway itself asked for."""
+    usage = replay.UsageFilter()
+    async for chunk in reader.chunks():
+        if kept := usage.feed(chunk):
+            yield kept
+    if rest := usage.finish():
+        yield rest
+
+
+def _request(x: Exchange) -> Request:
+    assert x.request is not None
+    return x.request
+
+
+def _remembers(request: Request) -> bool:
+    return request.uncacheable is None and (request.controls.read or request.controls.write)
+
+
+def _temperature(request: Request) -> float | None:
+    value = request.fields.get("temperature")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _cool_enough(temperature: float | None, limit: float | None) -> bool:
+    """An unset temperature counts as the field's default of 1."""
+    return limit is None or (1.0 if temperature is None else temperature) <= limit
+
+
+def _flight_key(x: Exchange) -> Any:
+    """What makes two requests in progress the same: the request, its form, and what may answer it."""
+    request = _request(x)
+    c = request.controls
+    if not x.exact or not c.join or c.variants > 1 or not (c.read and c.write):
+        return None
+    return (x.exact, request.stream, request.wants_usage, c.semantic, c.only, c.threshold, c.category, c.max_age)

@@ -1,0 +1,126 @@
+"""The policy book in force: swapped by one reference, never changed under a request in progress.
+
+A bad book, or a folder that cannot be read, leaves the old one in force. Edits by API live in the store and
+never change the policy folder.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from gateway.errors import EmbedderBusy, EmbedderFailed, StoreError
+from gateway.interfaces import Classifier, DocumentStore, Vector
+from gateway.policy.book import Book, Policy, from_json, load_folder, to_json
+
+log = logging.getLogger("gateway.policy")
+_KEY = "policies"
+
+
+class Examples(Protocol):
+    """The part of the worker that learns categories."""
+
+    async def encode(self, texts: list[str]) -> Vector: ...
+
+    def set_classifier(self, classifier: Classifier | None) -> None: ...
+
+
+class LivePolicy:
+    """Holds the compiled book, and the classifier that goes with it.
+
+    Args:
+        folder: the operator's policy files; the seed of the book.
+        fit: (category of each example, vectors) → classifier.
+        changed: told of every new book, after it is in force.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: DocumentStore,
+        worker: Examples,
+        fit: Callable[[list[str], Vector], Classifier],
+        changed: Callable[[Policy], None],
+    ) -> None:
+        self._folder = folder
+        self._store = store
+        self._worker = worker
+        self._fit = fit
+        self._changed = changed
+        self._turn = asyncio.Lock()  # one change at a time
+        self._learned: str | None = None  # version whose examples the classifier knows
+        self.current = Policy(load_folder(folder))
+
+    @property
+    def book(self) -> Book:
+        return self.current.book
+
+    async def restore(self) -> None:
+        """Adopt the book last edited by API, if the store has one and it is still valid."""
+        try:
+            raw = await self._store.get_meta(_KEY)
+            if raw:
+                self._swap(Policy(from_json(orjson.loads(raw))))
+        except (StoreError, ValueError) as error:
+            log.warning("policies edited by API are unavailable, the folder's are in force: %s", error)
+        except Exception as error:
+            log.error("policies edited by API are not valid any more, the folder's are in force: %s", error)
+
+    async def replace(self, book: Book) -> None:
+        """Put a validated book in force, and keep it."""
+        async with self._turn:
+            await self._enforce(Policy(book))
+            await self._save(orjson.dumps(to_json(book)))
+
+    async def reload(self) -> Book:
+        """Read the folder again; it becomes the book, edits by API included in what it replaces.
+
+        Raises:
+            PolicyFaults: the folder's files are not valid; the old book stays in force.
+        """
+        async with self._turn:
+            book = await asyncio.to_thread(load_folder, self._folder)
+            await self._enforce(Policy(book))
+            await self._save(b"")
+        return book
+
+    async def learn(self) -> None:
+        """Fit the classifier to the book in force, once the embedder runs."""
+        async with self._turn:
+            await self._fit_to(self.current)
+
+    async def _enforce(self, policy: Policy) -> None:
+        await self._fit_to(policy)
+        self._swap(policy)
+
+    def _swap(self, policy: Policy) -> None:
+        self.current = policy
+        self._changed(policy)
+
+    async def _fit_to(self, policy: Policy) -> None:
+        """Categories are told apart by their examples; without a classifier everything is `default`."""
+        names, texts = policy.examples()
+        version = str(hash((tuple(names), tuple(texts))))
+        if version == self._learned:
+            return
+        try:
+            if len(set(names)) < 1:
+                self._worker.set_classifier(None)
+            else:
+                vectors = await self._worker.encode(texts)
+                self._worker.set_classifier(await asyncio.to_thread(self._fit, names, vectors))
+        except (EmbedderBusy, EmbedderFailed) as error:
+            log.warning("categories cannot be learned while the embedder does not run: %s", error)
+            return
+        self._learned = version
+
+    async def _save(self, raw: bytes) -> None:
+        try:
+            await self._store.put_meta(_KEY, raw)
+        except StoreError as error:
+            log.error("the policy change is in force, but could not be kept: %s", error)
+
+

@@ -1,0 +1,130 @@
+"""The serving engines: which model is served where, what each is doing, and leases on them.
+
+A lease spans the whole body, so in-flight counts are right under errors and cancellation. A backend is
+never counted down for a client's mistake: only connections that fail are failures.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.errors import NotFound, Overloaded
+from gateway.exchange import Exchange
+from gateway.interfaces import RoutingStrategy
+
+
+@dataclass(slots=True)
+class Backend:
+    """One engine behind one model name: its address, and its live counters."""
+
+    id: str
+    url: str  # base URL including /v1, without a trailing slash
+    model: str | None  # the engine's own model name, where it differs
+    api_key: str
+    weight: float
+    stream_usage: bool
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0  # connections refused, broken or timed out
+    draining: bool = False
+
+    def state(self) -> dict[str, Any]:
+        """What the admin API shows; never a key."""
+        return {
+            "id": self.id,
+            "url": self.url,
+            "model": self.model,
+            "weight": self.weight,
+            "in_flight": self.in_flight,
+            "requests": self.requests,
+            "failures": self.failures,
+            "draining": self.draining,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What clients may ask for."""
+
+    name: str
+    backends: tuple[Backend, ...]
+    price_input: float  # dollars a token
+    price_output: float
+
+
+class Fleet:
+    """All models and their backends."""
+
+    def __init__(self, models: Sequence[Model], strategy: RoutingStrategy) -> None:
+        self._models = {model.name: model for model in models}
+        self._strategy = strategy
+
+    def replace(self, models: Sequence[Model]) -> None:
+        """Adopt a new configuration: backends that stay keep their counters, requests in progress their lease."""
+        known = {backend.id: backend for backend in self.backends}
+        self._models = {model.name: _with_history(model, known) for model in models}
+
+    @property
+    def models(self) -> list[Model]:
+        return list(self._models.values())
+
+    @property
+    def backends(self) -> list[Backend]:
+        return [backend for model in self._models.values() for backend in model.backends]
+
+    def backend(self, id: str) -> Backend:
+        """The backend with this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for backend in self.backends:
+            if backend.id == id:
+                return backend
+        raise NotFound(f"No backend has the id '{id}'.", code="backend_not_found")
+
+    @property
+    def default(self) -> Model:
+        """Who gets requests that name no model: the entry "*", or the first listed."""
+        return self._models.get("*") or next(iter(self._models.values()))
+
+    def model(self, name: str) -> Model:
+        """The entry for a requested model; `"*"` takes what no entry lists.
+
+        Raises:
+            NotFound: in OpenAI's shape.
+        """
+        model = self._models.get(name) or self._models.get("*")
+        if model is None:
+            raise NotFound(f"The model '{name}' does not exist or you do not have access to it.", param="model", code="model_not_found")
+        return model
+
+    @asynccontextmanager
+    async def lease(self, model: Model, exchange: Exchange, tried: set[str]) -> AsyncIterator[Backend]:
+        """Take a place on the backend the strategy picks among those not yet tried; given back on leaving.
+
+        Raises:
+            Overloaded: no backend is left.
+        """
+        available = [b for b in model.backends if not b.draining and b.id not in tried]
+        backend = self._strategy.pick(available, exchange)
+        if backend is None:
+            raise Overloaded(f"No backend is available for the model '{model.name}'.", code="no_backend")
+        backend.in_flight += 1
+        backend.requests += 1
+        try:
+            yield backend
+        finally:
+            backend.in_flight -= 1
+
+
+def _with_history(model: Model, known: dict[str, Backend]) -> Model:
+    backends = []
+    for fresh in model.backends:
+        old = known.get(fresh.id)
+        if old is not None and old.url == fresh.url:
+            old.model, old.api_key, old.weight = fresh.model, fresh.api_key, fresh.weight
+            fresh = old
+        backends.append(fresh)
+    return replace(model, backends=tuple(backends))

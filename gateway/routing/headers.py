@@ -1,0 +1,56 @@
+"""Which headers cross the gateway. Hop-by-hop ones never do (RFC 9110, section 7.6.1), nor does the client's
+key where the gateway authenticates clients itself."""
+
+from collections.abc import Iterable
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection")
+    + ("te", "trailer", "transfer-encoding", "upgrade")
+)
+# The body is re-framed, and a compressed request body arrives here decompressed.
+_REQUEST_DROPPED = _HOP | {"host", "content-length", "content-encoding", "expect"}
+_CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
+_RENAMED = {"x-request-id": "x-gateway-upstream-request-id"}
+
+
+def to_upstream(
+    headers: CIMultiDictProxy[str], *, api_key: str, trust_client: bool, request_id: str
+) -> CIMultiDict[str]:
+    """The request headers a backend gets.
+
+    Args:
+        api_key: the backend's own key, or empty.
+        trust_client: without a key of its own, the backend gets the client's credentials.
+    """
+    named = _named_by_connection(headers.getall("Connection", ()))
+    own_key = bool(api_key) or not trust_client
+    out: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        low = name.lower()
+        if low in _REQUEST_DROPPED or low in named or low.startswith("x-gateway-"):
+            continue
+        if own_key and low in _CREDENTIALS:
+            continue
+        out.add(name, value)
+    if api_key:
+        out["Authorization"] = f"Bearer {api_key}"
+    out["X-Request-Id"] = request_id
+    return out
+
+
+def to_client(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """The response headers a client gets, but for the gateway's own; the body's framing is the server's."""
+    named = _named_by_connection(headers.getall("Connection", ()))
+    out: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        low = name.lower()
+        if low in _HOP or low in named or low == "content-length":
+            continue
+        out.add(_RENAMED.get(low, name), value)
+    return out
+
+
+def _named_by_connection(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(token.strip().lower() for value in values for token in value.split(","))

@@ -1,0 +1,384 @@
+"""The data plane: HTTP in, HTTP out. Routes, bounds, request ids, and errors in OpenAI's shape; no policy.
+
+aiohttp's low-level server is used, without its router and middlewares: the walk is one straight line, and a
+streaming body passes through no wrapper.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
+
+from gateway.cache.flight import Call
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMedia,
+)
+from gateway.exchange import Endpoint, Exchange, Forward, Refuse, Reply
+from gateway.headers import tell
+from gateway.pipeline import Pipeline
+from gateway.record import Receipts, Recorder
+from gateway.routing.fleet import Backend, Fleet
+from gateway.routing.headers import to_client, to_upstream
+from gateway.routing.upstream import Upstream
+from gateway.tenant import Tenants
+from gateway.wire.request import parse
+
+log = logging.getLogger("gateway.server")
+
+_ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/embeddings": "embeddings",
+}
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_PASS_KEEP = 64 << 10  # bytes in flight of a pass-through body
+_WHOLE = 1 << 20  # bytes of a JSON body read at once to find its model
+
+
+class Server:
+    """Answers requests on the data port.
+
+    Args:
+        feedback: (tenant, decoded body) → answer, for `/v1/feedback`.
+        readiness: (ready, detail) as `/readyz` tells it.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        tenants: Tenants,
+        fleet: Fleet,
+        upstream: Upstream,
+        recorder: Recorder,
+        receipts: Receipts,
+        *,
+        feedback: Callable[[str, Any], Any],
+        readiness: Callable[[], tuple[bool, dict[str, Any]]],
+        max_body: int,
+        body_seconds: float,
+        write_seconds: float,
+        max_in_flight: int,
+        honour_cache_control: bool,
+    ) -> None:
+        self._pipeline = pipeline
+        self._tenants = tenants
+        self._fleet = fleet
+        self._upstream = upstream
+        self._recorder = recorder
+        self._receipts = receipts
+        self._feedback = feedback
+        self._readiness = readiness
+        self._max_body = max_body
+        self._body_seconds = body_seconds
+        self._write_seconds = write_seconds
+        self._max_in_flight = max_in_flight
+        self._honour_cache_control = honour_cache_control
+        self.in_flight = 0
+        self.draining = False
+        self.internal_errors = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request from its head to its last byte."""
+        given = request.headers.get("X-Request-Id", "")
+        x = Exchange(
+            request_id=given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}",
+            headers=request.headers,
+            query=f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "",
+        )
+        self.in_flight += 1
+        try:
+            return await self._handle(request, x)
+        finally:
+            self.in_flight -= 1
+
+    async def _handle(self, request: web.BaseRequest, x: Exchange) -> web.StreamResponse:
+        try:
+            reply = await self._route(request, x)
+        except GatewayError as error:
+            reply = self._refusal(x, error)
+        except (asyncio.CancelledError, ConnectionError):
+            x.status = 499  # the client left; nginx's number, for logs only
+            self._recorder.finished(x)
+            raise
+        except Exception:
+            self.internal_errors += 1
+            log.exception("request failed", extra={"fields": {"request_id": x.request_id}})
+            reply = self._refusal(x, GatewayError("The gateway failed to handle this request."))
+        return await self._send(request, x, reply)
+
+    async def _route(self, request: web.BaseRequest, x: Exchange) -> Reply:
+        path = request.rel_url.raw_path
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is not None:
+            return await self._cached(request, x, endpoint)
+        match path:
+            case "/livez":
+                return _json(200, {"status": "ok"})
+            case "/readyz" | "/health":
+                return self._ready()
+        if not path.startswith("/v1/") or "/." in path or "%2e" in path.lower() or "//" in path:
+            raise NotFound(f"Unknown path: {request.method} {path}", code="unknown_url")
+        x.tenant = self._tenants.resolve(request.headers)
+        if path == "/v1/feedback":
+            _require(request, "POST")
+            return _json(200, await self._feedback(x.tenant, _decode(await self._read(request))))
+        if request.method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
+            return await self._models(x, path.removeprefix("/v1/models").removeprefix("/"))
+        return await self._pass(request, x, path.removeprefix("/v1"))
+
+    async def _cached(self, request: web.BaseRequest, x: Exchange, endpoint: Endpoint) -> Reply:
+        """One of the four endpoints whose answers can be reused."""
+        _require(request, "POST")
+        if self.in_flight > self._max_in_flight:
+            raise Overloaded("Too many requests in progress.", headers={"Retry-After": "1"})
+        x.tenant = self._tenants.resolve(request.headers)
+        raw = await self._read(request)
+        x.request = parse(endpoint, raw, request.headers, honour_cache_control=self._honour_cache_control)
+        x.marks["parse"] = time.perf_counter() - x.started
+        reply = await self._pipeline.answer(x)
+        self._receipts.remember(x)
+        return reply
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """The whole request body, within size and time."""
+        if (request.content_length or 0) > self._max_body:
+            raise self._too_large()
+        await _continue(request)
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise self._too_large() from error
+        except TimeoutError as error:
+            raise RequestTimeout(f"The request body did not arrive within {self._body_seconds:g} s.") from error
+        except web.RequestPayloadError as error:
+            raise BadRequest(f"The request body cannot be read: {error}") from error
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request body is larger than {self._max_body} bytes.")
+
+    async def _models(self, x: Exchange, wanted: str) -> Reply:
+        """The models clients may ask for; behind "*", those of its engine as well."""
+        known = {m.name: _model_card(m.name) for m in self._fleet.models if m.name != "*"}
+        wildcard = next((m for m in self._fleet.models if m.name == "*"), None)
+        if wildcard is not None and wanted not in known:
+            backend = wildcard.backends[0]
+            try:
+                listed = await self._upstream.fetch_json(backend, "/models", self._headers(x, backend), 5.0)
+                for card in listed["data"]:
+                    known.setdefault(str(card["id"]), card)
+            except (GatewayError, KeyError, TypeError) as error:
+                log.warning("the engine's models are unknown: %s", error)
+        if not wanted:
+            return _json(200, {"object": "list", "data": list(known.values())})
+        if wanted not in known:
+            raise NotFound(f"The model '{wanted}' does not exist.", param="model", code="model_not_found")
+        return _json(200, known[wanted])
+
+    async def _pass(self, request: web.BaseRequest, x: Exchange, path: str) -> Reply:
+        """Any other path: to the engine and back, as it is."""
+        model, body, once = self._fleet.default, None, False
+        if request.body_exists:
+            small = request.content_length is not None and request.content_length <= _WHOLE
+            if small and request.content_type == "application/json":
+                body = await self._read(request)
+                named = _named_model(body)
+                model = self._fleet.model(named) if named else model
+            else:
+                await _continue(request)
+                body, once = request.content, True
+
+        async def run(call: Call) -> None:
+            await self._upstream.send(
+                x,
+                model,
+                request.method,
+                path + x.query,
+                headers=lambda backend: self._headers(x, backend),
+                body=lambda backend: body,
+                into=call,
+                once=once,
+            )
+
+        call = Call(run, _PASS_KEEP)
+        reader = call.subscribe()
+        try:
+            await reader.head()
+        except BaseException:
+            reader.leave()
+            raise
+        x.backend = call.backend
+        sse = call.headers.get("Content-Type", "").startswith("text/event-stream")
+        headers = to_client(call.headers)
+        if (length := call.headers.get("Content-Length")) is not None:
+            headers["Content-Length"] = length
+        return Reply(call.status, headers, reader.chunks(), sse, reader.leave)
+
+    def _headers(self, x: Exchange, backend: Backend) -> CIMultiDict[str]:
+        return to_upstream(
+            x.headers, api_key=backend.api_key, trust_client=self._tenants.open, request_id=x.request_id
+        )
+
+    def _ready(self) -> Reply:
+        ready, detail = self._readiness()
+        if self.draining:
+            ready, detail = False, {**detail, "draining": True}
+        return _json(200 if ready else 503, {"status": "ok" if ready else "unavailable", **detail})
+
+    def _refusal(self, x: Exchange, error: GatewayError) -> Reply:
+        if not isinstance(x.decision, Forward):
+            x.decision = Refuse(error, error.code or "error")
+        headers: CIMultiDict[str] = CIMultiDict(error.headers)
+        headers["Content-Type"] = "application/json"
+        return Reply(error.status, headers, error.json())
+
+    async def _send(self, request: web.BaseRequest, x: Exchange, reply: Reply) -> web.StreamResponse:
+        x.status = reply.status
+        tell(x, reply.headers)
+        if self.draining:
+            reply.headers["Connection"] = "close"
+        try:
+            if isinstance(reply.body, bytes):
+                response: web.StreamResponse = web.Response(
+                    status=reply.status, headers=reply.headers, body=reply.body
+                )
+                await response.prepare(request)
+                x.marks["first_byte"] = time.perf_counter() - x.started
+                await response.write_eof()
+            else:
+                response = web.StreamResponse(status=reply.status, headers=reply.headers)
+                await response.prepare(request)
+                await self._stream(request, x, reply, response)
+            return response
+        finally:
+            reply.leave()
+            self._recorder.finished(x)
+
+    async def _stream(
+        self, request: web.BaseRequest, x: Exchange, reply: Reply, response: web.StreamResponse
+    ) -> None:
+        """Write chunks as they come. After the first byte an error can no longer become a status."""
+        assert not isinstance(reply.body, bytes)
+        try:
+            async for chunk in reply.body:
+                x.marks.setdefault("first_byte", time.perf_counter() - x.started)
+                try:
+                    async with asyncio.timeout(self._write_seconds):
+                        await response.write(chunk)
+                except TimeoutError:
+                    _abort(request)
+                    raise ConnectionResetError("the client does not read") from None
+        except GatewayError as error:
+            log.warning("answer broke off: %s", error, extra={"fields": {"request_id": x.request_id}})
+            x.status = error.status
+            if not reply.sse:
+                _abort(request)  # a half answer must not look like a whole one
+                raise ConnectionResetError("the backend broke off") from error
+            await response.write(error.event())
+        await response.write_eof()
+
+
+class Protocol(RequestHandler):
+    """aiohttp's connection, with its own refusals (bad request lines, absurd headers) in OpenAI's shape."""
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("connection failed: %s", exc or message)
+        error = BadRequest("The request is not valid HTTP.") if status < 500 else GatewayError("The gateway failed.")
+        error.status = status
+        response = web.Response(status=status, body=error.json(), content_type="application/json")
+        response.headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
+        response.force_close()
+        return response
+
+
+class HttpServer(web.Server):
+    """The listener: bounds on heads, bodies and idle connections; a client that leaves cancels its handler."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, max_body: int, idle: float
+    ) -> None:
+        super().__init__(
+            handler,
+            request_factory=self._bounded_request,
+            handler_cancellation=True,
+            keepalive_timeout=idle,
+            access_log=None,
+        )
+        self._max_body = max_body
+
+    def _bounded_request(
+        self, message: Any, payload: Any, protocol: Any, writer: Any, task: "asyncio.Task[None]"
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body
+        )
+
+    def __call__(self) -> RequestHandler:
+        return Protocol(self, loop=self._loop, **self._kwargs)
+
+
+def _require(request: web.BaseRequest, method: str) -> None:
+    if request.method != method:
+        raise MethodNotAllowed(
+            f"Not allowed: {request.method} {request.rel_url.raw_path}. Use {method}.", headers={"Allow": method}
+        )
+    kind = request.content_type
+    if method == "POST" and "Content-Type" in request.headers and kind not in ("application/json", "text/plain"):
+        raise UnsupportedMedia(f"Content-Type '{kind}' is not supported here. Use application/json.")
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`, which the low-level server leaves to us."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
+def _abort(request: web.BaseRequest) -> None:
+    """Cut the connection, so that a half answer cannot be taken for a whole one."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _decode(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The request body is not valid JSON: {error}") from error
+
+
+def _named_model(raw: bytes) -> str | None:
+    """The model a pass-through body asks for, if it is JSON and names one."""
+    try:
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    name = fields.get("model") if isinstance(fields, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _model_card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "semantic-gateway"}
+
+
+def _json(status: int, value: Any) -> Reply:
+    return Reply(status, CIMultiDict({"Content-Type": "application/json"}), orjson.dumps(value))
