@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, calibrate."""
+"""The command line: serve, validate, schema, doctor, bake, calibrate."""
 
 import argparse
 import asyncio
@@ -47,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--config", type=Path)
     doctor.add_argument("--backend", action="append", metavar="URL")
     doctor.set_defaults(run=_doctor)
+
+    bake = commands.add_parser("bake", help="export the embedding model into a folder, as an image build does")
+    bake.add_argument("--cache", type=Path, required=True, help="what embedder.cache will say")
+    bake.set_defaults(run=_bake)
 
     calibrate = commands.add_parser("calibrate", help="thresholds from labelled pairs, written as policies")
     calibrate.add_argument("--pairs", type=Path, required=True, help="JSON lines: a, b, duplicate[, category]")
@@ -128,6 +132,13 @@ def _doctor(options: argparse.Namespace) -> int:
     from gateway.doctor import examine
 
     return asyncio.run(examine(_config(options)))
+
+
+def _bake(options: argparse.Namespace) -> int:
+    from gateway.embedding.sentence import SentenceEmbedder
+
+    print(SentenceEmbedder("auto", "onnx-int8", options.cache).name)
+    return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:

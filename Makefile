@@ -1,0 +1,36 @@
+# make run                      the gateway in front of a real small model, on embedded defaults
+# make run BACKEND=http://…/v1  in front of an engine of your own
+# make test                     the whole suite
+
+PYTHON ?= python3
+BACKEND ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/demo
+	$(BIN)/python examples/demo.py $(if $(BACKEND),--backend $(BACKEND))
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test
+	$(BIN)/pip install --quiet -e ".[bench]"
+	$(BIN)/python -m bench.speed
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# PyTorch first and pinned: an open range takes a CUDA build of several gigabytes.
+$(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -e ".[$*]"
+	touch $@

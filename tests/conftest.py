@@ -1,0 +1,44 @@
+"""Fixtures shared by all tests: an engine to script, and gateways in front of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Running, ScriptedBackend
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the exported embedding model lies; shared by all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if base.name.startswith("popen-") else base) / "embedding-model"
+
+
+@pytest.fixture
+def backend() -> Iterator[ScriptedBackend]:
+    engine = ScriptedBackend()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, model_cache: Path, backend: ScriptedBackend) -> Iterator[Callable[..., Running]]:
+    """Start gateways in front of the scripted engine; all are stopped at the end of the test."""
+    running: list[Running] = []
+
+    def begin(tree: dict[str, Any] | None = None, *, ready: bool = True, **options: Any) -> Running:
+        models = {"models": [{"name": "*", "backends": [{"url": backend.url}]}]}
+        gateway = Running({**models, **(tree or {})}, tmp_path, model_cache, **options)
+        running.append(gateway)
+        return gateway.ready() if ready else gateway
+
+    yield begin
+    for gateway in running:
+        gateway.close()
+
+
+@pytest.fixture
+def gateway(start: Callable[..., Running]) -> Running:
+    return start()

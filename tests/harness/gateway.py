@@ -1,0 +1,97 @@
+"""A whole gateway in this process, on a thread and a loop of its own, with real ports."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx  # the client the OpenAI SDK brings
+from openai import OpenAI
+
+from gateway.app import App
+from gateway.config import build
+from tests.harness.loop import LoopThread
+
+BOOK = """
+categories:
+  - name: code
+    examples: ["How do I reverse a list in Python?", "Write a SQL query that joins two tables",
+               "Why does my loop throw an IndexError?", "Fix this JavaScript function"]
+    cache: {mode: semantic, threshold: 0.90, ttl: 7d, quota: {share: 0.4}}
+  - name: market-data
+    examples: ["What is the price of Bitcoin?", "Tesla stock quote right now", "EUR to USD rate today"]
+    cache: {mode: exact, threshold: 0.95, ttl: 5m}
+  - name: private
+    examples: ["My blood test shows high cholesterol", "Which dose of ibuprofen may I take?",
+               "I have chest pain, what should I do?"]
+    cache: {mode: none, threshold: 0.99, ttl: 1m}
+  - name: default
+    cache: {mode: semantic, threshold: 0.90, ttl: 1d}
+"""
+
+
+class Running:
+    """Start with a configuration's plain data; `client()` is the OpenAI SDK in front of it."""
+
+    def __init__(self, tree: dict[str, Any], folder: Path, cache: Path, book: str = BOOK) -> None:
+        policies = folder / "policies"
+        policies.mkdir(exist_ok=True)
+        (policies / "book.yaml").write_text(book)
+        self.policies = policies
+        tree = {
+            "listen": {"port": 0},
+            "admin": {"port": 0},
+            "store": {"kind": "memory"},
+            "policies": str(policies),
+            "log": {"level": "error"},
+            **tree,
+        }
+        tree["embedder"] = {"cache": str(cache), "deadline": 5.0, **tree.get("embedder", {})}
+        self.config = build(tree, {}, base=folder)
+        self._thread = LoopThread()
+        self.app = self.run(self._start())
+        self.url = f"http://127.0.0.1:{self.app.ports['data']}"
+        self.admin = f"http://127.0.0.1:{self.app.ports['admin']}"
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    async def _start(self) -> App:
+        app = App(self.config)
+        await app.start()
+        return app
+
+    def run(self, work: Any) -> Any:
+        return self._thread.run(work)
+
+    def ready(self, seconds: float = 60.0) -> "Running":
+        """Wait until `/readyz` says so."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.http.get("/readyz").status_code == 200:
+                return self
+            time.sleep(0.05)
+        raise AssertionError(f"not ready: {self.http.get('/readyz').text}")
+
+    def client(self, key: str = "test", **options: Any) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=options.pop("max_retries", 0), **options)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """A request as plain HTTP; header names with underscores for dashes."""
+        named = {"Authorization": "Bearer test", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        return self.http.post(path, json=body, headers=named)
+
+    def ask(self, question: str, *, model: str = "m", **headers: str) -> httpx.Response:
+        """One user message."""
+        body = {"model": model, "messages": [{"role": "user", "content": question}]}
+        return self.post("/v1/chat/completions", body, **headers)
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Wait until everything answered so far has been stored."""
+        deadline = time.monotonic() + seconds
+        while self.app.pipeline._calls or self.app.cache._writing or len(self.app.flights):
+            assert time.monotonic() < deadline, "answers are not being stored"
+            time.sleep(0.005)
+        self.run(self.app.worker.idle())
+
+    def close(self) -> None:
+        self.http.close()
+        self.run(self.app.stop())
+        self._thread.close()
