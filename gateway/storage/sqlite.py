@@ -1,0 +1,405 @@
+"""The embedded default: one SQLite file that survives kill -9 and power loss; processes may share it.
+
+Decides the schema, when a write counts as durable (commit with synchronous=FULL), and that a file which is
+not a sound database is set aside and replaced by a fresh one. Must never touch SQLite on the event loop, let
+reads wait behind a commit (they have their own thread and connection), or write into a database that it did
+not create.
+"""
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.errors import StoreError
+from gateway.exchange import Entry, Record
+from gateway.storage import codec
+from gateway.storage.bounded import bounded
+from gateway.storage.lane import Lane
+
+T = TypeVar("T")
+Database = sqlite3.Connection
+_Identity = tuple[int, int]  # device and inode: which file it is, whatever it is called now
+_Page = tuple[int, list[tuple[Entry, bytes | None]]]  # last version read, entries
+
+_log = logging.getLogger(__name__)
+_PAGE = 1_000  # rows read or deleted in one go: some 5 ms of a lane
+_APPLICATION = 0x73676331  # in the file's header: this database is ours
+_SCHEMA_VERSION = 1
+_SCHEMA = (
+    # Growing versions append to the tree, whatever the ids, and let other processes ask what came since.
+    """CREATE TABLE entries (
+        version INTEGER PRIMARY KEY AUTOINCREMENT,
+        id INTEGER NOT NULL UNIQUE,
+        expires REAL NOT NULL,
+        metadata BLOB NOT NULL,
+        vector BLOB)""",
+    "CREATE INDEX entries_expires ON entries (expires)",
+    "CREATE TABLE documents (id INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+)
+_PRAGMAS = (
+    "page_size = 8192",  # four entries with 384 floats a page, instead of one or two
+    "auto_vacuum = INCREMENTAL",  # before the first table, or it has no effect
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "fullfsync = ON",  # macOS: fsync alone does not reach the platter; no effect elsewhere
+    "journal_size_limit = 67108864",
+)
+_SHRINK_PAGES = 256  # given back to the file system by one delete, once more than half of the file is free
+_INT64 = range(-(2**63), 2**63)
+
+
+class SqliteStore:
+    """A DocumentStore in one file. Create the parts on any loop; use from the loop that called `open`.
+
+    `timeout` bounds writes, `read_timeout` reads, `busy_timeout` the wait for another process's write, all in
+    seconds; `max_bytes` bounds the file (None: the disk does). A write that timed out may still happen.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = 5.0,
+        read_timeout: float = 2.0,
+        busy_timeout: float = 1.0,
+        max_bytes: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._timeout, self._read_timeout, self._clock = timeout, read_timeout, clock
+        self._file = _File(Path(path), busy_timeout, max_bytes)
+        self._writer: _Session | None = None
+        self._reader: _Session | None = None
+        self.undecodable = 0  # rows that scans skipped
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._file.path}: {'closed' if self._writer is None else 'open'}>"
+
+    @property
+    def set_aside(self) -> int:
+        """How many unsound files were renamed and replaced."""
+        return self._file.set_aside_count
+
+    async def open(self) -> None:
+        """Open or create the file, and purge some of what has expired.
+
+        After a StoreError the store stays usable: every later call tries the file again.
+        """
+        if self._writer is None:
+            self._writer = _Session(self._file, "sqlite-write", depth=64)
+            self._reader = _Session(self._file, "sqlite-read", depth=4096)
+        await self._write("open", self._purge)
+
+    async def close(self) -> None:
+        """Close both connections; the last one out folds the write-ahead log into the file."""
+        reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
+        async with bounded("sqlite: close", self._timeout):
+            for session in (reader, writer):
+                if session is not None:
+                    await session.close()
+
+    async def get(self, id: int) -> bytes | None:
+        """The document; None when unknown. An expired one answers until purged: the caller checks the TTL."""
+        if id not in _INT64:
+            return None
+        sql = "SELECT body FROM documents WHERE id = ?"
+        return await self._read("get", lambda db: _value(db.execute(sql, (id,)).fetchone()))
+
+    async def put(self, records: Sequence[Record]) -> None:
+        """All records in one transaction, on disk when this returns."""
+        await self._write("put", lambda db: _insert(db, records))
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """In transactions of 1,000, so that a large purge lets writes through between them."""
+        known = [id for id in ids if id in _INT64]
+        for start in range(0, len(known), _PAGE):
+            page = known[start : start + _PAGE]
+            await self._write("delete", lambda db, page=page: _delete(db, page))  # type: ignore[misc]
+
+    async def scan(self) -> AsyncIterator[list[tuple[Entry, bytes | None]]]:
+        """Every unexpired entry in the order of writing, 1,000 at a time; the expired ones are purged first.
+
+        Each page is its own short read, so a long scan never holds up the log: an entry replaced meanwhile
+        comes twice, the newer one last.
+        """
+        await self._purge_all()
+        undecodable, version, more = self.undecodable, 0, True
+        while more:
+            version, page = await self._read("scan", lambda db, after=version: self._page(db, after))  # type: ignore[misc]
+            more = version > 0
+            if page:
+                yield page
+        if self.undecodable > undecodable:
+            _log.warning(
+                "%s: skipped %d undecodable entries", self._file.path, self.undecodable - undecodable
+            )
+
+    async def get_meta(self, key: str) -> bytes | None:
+        sql = "SELECT value FROM meta WHERE key = ?"
+        return await self._read("get_meta", lambda db: _value(db.execute(sql, (key,)).fetchone()))
+
+    async def put_meta(self, key: str, value: bytes) -> None:
+        sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
+        await self._write("put_meta", lambda db: _commit(db, sql, (key, bytes(value))))
+
+    async def _read(self, action: str, work: Callable[[Database], T]) -> T:
+        return await self._on(self._reader, action, self._read_timeout, work)
+
+    async def _write(self, action: str, work: Callable[[Database], T]) -> T:
+        return await self._on(self._writer, action, self._timeout, work)
+
+    async def _on(
+        self, session: "_Session | None", action: str, seconds: float, work: Callable[[Database], T]
+    ) -> T:
+        if session is None:
+            raise StoreError(f"sqlite: {action}: the store is not open")
+        async with bounded(f"sqlite: {action}", seconds):
+            return await session.run(work)
+
+    async def _purge_all(self) -> None:
+        """Reading goes on where purging fails, on a full disk for one."""
+        try:
+            while await self._write("purge", self._purge) == _PAGE:
+                pass
+        except StoreError as error:
+            _log.warning("%s: expired entries stay for now: %s", self._file.path, error)
+
+    def _purge(self, db: Database) -> int:
+        """Delete up to 1,000 expired entries; how many."""
+        sql = "SELECT id FROM entries WHERE expires <= ? LIMIT ?"
+        now = self._clock()
+        if db.execute(sql, (now, 1)).fetchone() is None:
+            return 0
+        with _transaction(db):
+            ids = [id for (id,) in db.execute(sql, (now, _PAGE))]
+            _forget(db, ids)
+        _shrink(db)
+        return len(ids)
+
+    def _page(self, db: Database, after: int) -> _Page:
+        """The entries following version `after`; version 0 when these were the last."""
+        # The unary + keeps the planner off the index on expires, which would mean a sort of everything.
+        sql = (
+            "SELECT version, id, metadata, vector FROM entries WHERE version > ? AND +expires > ?"
+            " ORDER BY version LIMIT ?"
+        )
+        rows = db.execute(sql, (after, self._clock(), _PAGE)).fetchall()
+        page = []
+        for _, id, metadata, vector in rows:
+            try:
+                page.append(_entry(id, metadata, vector))
+            except codec.Undecodable:
+                self.undecodable += 1
+        return (rows[-1][0] if len(rows) == _PAGE else 0), page
+
+
+class _Session:
+    """A thread and its connection: opened when first needed, reopened when the file is another one."""
+
+    def __init__(self, file: "_File", name: str, depth: int) -> None:
+        self._file = file
+        self._lane = Lane(name, depth)
+        self._db: Database | None = None
+        self._identity: _Identity | None = None
+
+    async def run(self, work: Callable[[Database], T]) -> T:
+        return await self._lane.run(lambda: self._sound(work))
+
+    async def close(self) -> None:
+        """Disconnect after what is queued, and let the thread end."""
+        await self._lane.finish(self._disconnect)
+
+    def _sound(self, work: Callable[[Database], T]) -> T:
+        """Do the work; if the file turns out to be unsound, once more on a fresh one."""
+        try:
+            return self._attempt(work)
+        except sqlite3.DatabaseError as error:
+            if not _unsound(error):
+                raise
+            self._disconnect()
+            self._file.set_aside(self._identity, error)
+            return self._attempt(work)
+
+    def _attempt(self, work: Callable[[Database], T]) -> T:
+        # Another thread or process may have set the file aside, or an operator removed it: follow the name.
+        if self._db is None or self._file.identity() != self._identity:
+            self._disconnect()
+            self._identity = self._file.create()
+            self._db = self._file.connect()
+        try:
+            return work(self._db)
+        except BaseException:
+            if self._db.in_transaction:  # rolling back failed too
+                self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            db, self._db = self._db, None
+            db.close()
+
+
+class _File:
+    """The database file: created, opened with its schema in place, or set aside. Used by both threads."""
+
+    def __init__(self, path: Path, busy_timeout: float, max_bytes: int | None) -> None:
+        self.path = path
+        self.set_aside_count = 0
+        self._busy_timeout, self._max_bytes = busy_timeout, max_bytes
+        self._lock = threading.Lock()
+
+    def identity(self) -> _Identity | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def create(self) -> _Identity | None:
+        """Make folder and file if missing, for this user's eyes only: the documents are people's words."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch(mode=0o600)
+        return self.identity()
+
+    def connect(self) -> Database:
+        """A connection with pragmas set and the schema in place.
+
+        The switch to WAL does not wait for other processes by itself, hence the retries.
+        """
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
+            try:
+                self._prepare(db)
+                return db
+            except BaseException as error:
+                db.close()
+                if not _busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
+
+    def set_aside(self, identity: _Identity | None, error: Exception) -> None:
+        """Rename the file and its log, unless it is no longer the one that was found unsound."""
+        with self._lock:
+            if self.identity() != identity:
+                return
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10**9:09d}"
+            aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+            for suffix in ("-wal", "-shm", ""):
+                part = self.path.with_name(self.path.name + suffix)
+                if part.exists():
+                    part.rename(aside.with_name(aside.name + suffix))
+            self.set_aside_count += 1
+        _log.error(
+            "%s is not a sound database (%s): set aside as %s, going on empty", self.path, error, aside
+        )
+
+    def _prepare(self, db: Database) -> None:
+        self._has_schema(db)  # before anything is written
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        if self._max_bytes is not None:
+            db.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // _pragma(db, 'page_size'))}")
+        if self._has_schema(db):
+            return
+        with _transaction(db):
+            if self._has_schema(db):  # another process was faster
+                return
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _has_schema(self, db: Database) -> bool:
+        """Whether our tables are in place; StoreError when the file is not ours to touch."""
+        owner, version = _pragma(db, "application_id"), _pragma(db, "user_version")
+        if owner == _APPLICATION and version == _SCHEMA_VERSION:
+            return True
+        if owner == _APPLICATION:
+            raise StoreError(f"{self.path} has schema {version}, this gateway knows {_SCHEMA_VERSION}")
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise StoreError(f"{self.path} is some other program's database")
+        return False
+
+
+@contextmanager
+def _transaction(db: Database) -> Iterator[None]:
+    """All or nothing. Takes the write lock at once: upgrading a read later would fail instead of waiting."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk has rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _commit(db: Database, sql: str, parameters: tuple[object, ...]) -> None:
+    with _transaction(db):
+        db.execute(sql, parameters)
+
+
+def _insert(db: Database, records: Sequence[Record]) -> None:
+    entries = [(r.entry.id, r.entry.expires, codec.encode(r.entry), r.vector) for r in records]
+    documents = [(r.entry.id, r.document) for r in records]
+    with _transaction(db):
+        db.executemany(
+            "INSERT OR REPLACE INTO entries (id, expires, metadata, vector) VALUES (?, ?, ?, ?)", entries
+        )
+        db.executemany("INSERT OR REPLACE INTO documents (id, body) VALUES (?, ?)", documents)
+
+
+def _delete(db: Database, ids: Sequence[int]) -> None:
+    with _transaction(db):
+        _forget(db, ids)
+    _shrink(db)
+
+
+def _forget(db: Database, ids: Sequence[int]) -> None:
+    rows = [(id,) for id in ids]
+    db.executemany("DELETE FROM entries WHERE id = ?", rows)
+    db.executemany("DELETE FROM documents WHERE id = ?", rows)
+
+
+def _shrink(db: Database) -> None:
+    """Free pages are reused by later writes; only when most of the file is free is some of it given back."""
+    free = _pragma(db, "freelist_count")
+    if free > _SHRINK_PAGES and free * 2 > _pragma(db, "page_count"):
+        db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+
+
+def _entry(id: int, metadata: object, vector: object) -> tuple[Entry, bytes | None]:
+    if not isinstance(metadata, bytes) or not (vector is None or isinstance(vector, bytes)):
+        raise codec.Undecodable("not an entry: wrong column type")
+    entry = codec.decode(metadata)
+    if entry.id != id:
+        raise codec.Undecodable("not an entry: stored under another id")
+    return entry, vector
+
+
+def _value(row: tuple[bytes] | None) -> bytes | None:
+    return None if row is None else bytes(row[0])
+
+
+def _pragma(db: Database, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _unsound(error: BaseException) -> bool:
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _busy(error: BaseException) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's primary result code; the extended ones carry more in the upper bits."""
+    return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF

@@ -1,0 +1,238 @@
+"""One contract, three stores: every DocumentStore must pass all of this."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import StoreError
+from gateway.exchange import Entry
+from gateway.storage.memory import MemoryStore
+from gateway.storage.redis import RedisStore
+from gateway.storage.sqlite import SqliteStore
+from tests.storage.conftest import make_record
+
+
+class Clock:
+    """Time that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Any]:
+    """Makes one more store object over the same data (memory: the same object)."""
+    if request.param == "memory":
+        store = MemoryStore(clock=clock)
+        return lambda: store
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "new" / "gateway.db", clock=clock)
+    url, namespace = request.getfixturevalue("redis_server").url, uuid.uuid4().hex
+    return lambda: RedisStore(url, namespace=namespace, clock=clock)
+
+
+def run(make: Callable[[], Any], body: Callable[[Any], Any]) -> Any:
+    async def opened() -> Any:
+        store = make()
+        await store.open()
+        try:
+            return await body(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(opened())
+
+
+async def scanned(store: Any) -> dict[int, tuple[Entry, bytes | None]]:
+    """By id, the last one seen."""
+    return {entry.id: (entry, vector) async for batch in store.scan() for entry, vector in batch}
+
+
+def test_what_is_put_comes_back_whole(make: Callable[[], Any]) -> None:
+    plain, exact_only = make_record(1), make_record(2**63 - 1, vector=False, document=b"")
+
+    async def body(store: Any) -> None:
+        await store.put([plain, exact_only])
+        assert await store.get(1) == plain.document
+        assert await store.get(2**63 - 1) == b""
+        assert await scanned(store) == {
+            1: (plain.entry, plain.vector),
+            2**63 - 1: (exact_only.entry, None),
+        }
+
+    run(make, body)
+
+
+def test_unknown_ids_and_keys_are_none(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        assert await store.get(7) is None
+        assert await store.get(2**64 + 5) is None
+        assert await store.get_meta("secret") is None
+        await store.delete([7, 2**64 + 5, -(2**70)])
+        await store.delete([])
+        await store.put([])
+        assert await scanned(store) == {}
+
+    run(make, body)
+
+
+def test_deleted_means_gone(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.put([make_record(id) for id in range(10)])
+        await store.delete([1, 3, 99])
+        assert await store.get(1) is None
+        assert set(await scanned(store)) == {0, 2, 4, 5, 6, 7, 8, 9}
+
+    run(make, body)
+
+
+def test_a_put_replaces_and_the_last_of_a_batch_wins(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.put([make_record(1, document=b"first")])
+        await store.put([make_record(1, document=b"second"), make_record(1, document=b"third", vector=False)])
+        assert await store.get(1) == b"third"
+        assert [vector for _, vector in (await scanned(store)).values()] == [None]
+
+    run(make, body)
+
+
+def test_it_outlives_the_object(make: Callable[[], Any]) -> None:
+    async def write(store: Any) -> None:
+        await store.put([make_record(1)])
+        await store.put_meta("secret", b"\0\xff")
+
+    async def read(store: Any) -> None:
+        assert await store.get(1) == make_record(1).document
+        assert await store.get_meta("secret") == b"\0\xff"
+        assert set(await scanned(store)) == {1}
+
+    run(make, write)
+    run(make, read)
+
+
+def test_expired_entries_are_neither_scanned_nor_kept(make: Callable[[], Any], clock: Clock) -> None:
+    async def body(store: Any) -> None:
+        soon, late = clock.now + 0.05, clock.now + 1000
+        await store.put([make_record(1, expires=soon), make_record(2, expires=late)])
+        await store.put([make_record(3, expires=clock.now - 1)])
+        assert set(await scanned(store)) == {1, 2}
+        clock.now += 0.05
+        await asyncio.sleep(0.06)  # Redis goes by its own clock
+        assert set(await scanned(store)) == {2}
+        assert await store.get(1) is None
+        assert await store.get(3) is None
+        assert await store.get(2) is not None
+
+    run(make, body)
+
+
+def test_a_read_does_not_prolong_a_life(make: Callable[[], Any], clock: Clock) -> None:
+    async def body(store: Any) -> None:
+        await store.put([make_record(1, expires=clock.now + 0.1)])
+        await store.get(1)
+        clock.now += 0.1
+        await asyncio.sleep(0.11)
+        assert await scanned(store) == {}
+
+    run(make, body)
+
+
+def test_scan_pages_through_everything_once_even_when_expiries_tie(
+    make: Callable[[], Any], clock: Clock
+) -> None:
+    records = [make_record(id, expires=clock.now + 500 + id // 1300, document=b"d") for id in range(3_000)]
+
+    async def body(store: Any) -> None:
+        for start in range(0, 3_000, 500):
+            await store.put(records[start : start + 500])
+        batches = [batch async for batch in store.scan()]
+        assert max(len(batch) for batch in batches) <= 1_000
+        assert sorted(entry.id for batch in batches for entry, _ in batch) == list(range(3_000))
+
+    run(make, body)
+
+
+def test_deletes_during_a_scan_hide_nothing_else(make: Callable[[], Any], clock: Clock) -> None:
+    records = [make_record(id, expires=clock.now + 500 + id, document=b"d") for id in range(2_500)]
+
+    async def body(store: Any) -> None:
+        await store.put(records)
+        seen: set[int] = set()
+        async for batch in store.scan():
+            if not seen:
+                await store.delete(list(range(900)))
+            seen.update(entry.id for entry, _ in batch)
+        assert seen >= set(range(1_000, 2_500))
+
+    run(make, body)
+
+
+def test_what_was_stored_does_not_change_afterwards(make: Callable[[], Any]) -> None:
+    record = make_record(1)
+
+    async def body(store: Any) -> None:
+        await store.put([record])
+        record.entry.hits += 1
+        assert (await scanned(store))[1][0].hits == 3
+
+    run(make, body)
+
+
+def test_a_batch_with_an_unstorable_record_is_refused_whole(make: Callable[[], Any]) -> None:
+    good, bad = make_record(1), make_record(2)
+    bad.entry.cost = float("nan")
+
+    async def body(store: Any) -> None:
+        with pytest.raises(StoreError, match="finite"):
+            await store.put([good, bad])
+        assert await store.get(1) is None
+        await store.put([good])
+        assert await store.get(1) == good.document
+
+    run(make, body)
+
+
+def test_text_that_utf8_cannot_hold_spoils_only_itself(make: Callable[[], Any]) -> None:
+    record = make_record(1)
+    record.entry.question = "lone \ud800 surrogate \0"
+    record.entry.tags = ("\udfff",)
+
+    async def body(store: Any) -> None:
+        await store.put([record])
+        entry, _ = (await scanned(store))[1]
+        assert (entry.question, entry.tags) == ("lone ? surrogate \0", ("?",))
+        assert replace(entry, question="", tags=()) == replace(record.entry, question="", tags=())
+
+    run(make, body)
+
+
+def test_meta_values_are_replaced(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.put_meta("book", b"one")
+        await store.put_meta("book", b"two")
+        assert await store.get_meta("book") == b"two"
+
+    run(make, body)
+
+
+def test_many_calls_at_once(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.put([make_record(id) for id in range(100)])
+        documents = await asyncio.gather(*(store.get(id) for id in range(100)))
+        assert documents == [make_record(id).document for id in range(100)]
+
+    run(make, body)
