@@ -388,7 +388,7 @@ def _store(config: StoreConfig) -> DocumentStore:
         case "redis":
             from gateway.storage.redis import RedisStore
 
-            return RedisStore(config.url, config.namespace)
+            return RedisStore(config.url, namespace=config.namespace)
         case "sqlite":
             from gateway.storage.sqlite import SqliteStore
 

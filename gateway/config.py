@@ -26,6 +26,16 @@ class ConfigFault(Exception):
         super().__init__("\n".join(f"{source}: {path}: {reason}" for path, reason in faults))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a listening address is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -155,16 +165,6 @@ class Config(_Section):
         _refuse_repeats("tenants", [t.name for t in self.tenants])
         _refuse_repeats("tenants.keys", [key for t in self.tenants for key in t.keys], secret=True)
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listening address is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:

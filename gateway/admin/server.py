@@ -128,6 +128,8 @@ class AdminServer:
             return _refused(GatewayError("The gateway failed to handle this request."))
 
     def _admit(self, request: web.Request) -> None:
+        if self._open_metrics and request.path in _OPEN_PATHS:
+            return
         host = request.headers.get("Host", "").lower()
         if not self._known_host(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
             raise Forbidden("This Host name is not allowed on the admin port (admin.hosts).", code="host_not_allowed")
@@ -135,7 +137,7 @@ class AdminServer:
             raise UnsupportedMedia("Writes need Content-Type: application/json.")
         if request.method in ("POST", "PUT", "DELETE") and request.headers.get("Sec-Fetch-Site") == "cross-site":
             raise Forbidden("Requests from other sites are refused.", code="cross_site")
-        if not self._token or (self._open_metrics and request.path in _OPEN_PATHS):
+        if not self._token:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode(), self._token.encode())

@@ -6,6 +6,7 @@ of it. Nothing here may fail a request: a store that cannot answer is a miss, an
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -149,6 +150,7 @@ class Cache:
             for entry, raw in batch:
                 if self.catalog.get(entry.id) is not None:
                     continue
+                _share_strings(entry)
                 for evicted in self.catalog.add(entry, variants=16):
                     self.forget([evicted])
                 if raw is not None and with_vectors:
@@ -169,3 +171,10 @@ class Cache:
         self._hot.drop(entry.id)
         if entry.question:
             self._vectors.remove(entry.id, entry.partition)
+
+
+def _share_strings(entry: Entry) -> None:
+    """Entries read from a store carry copies of a few words; a hundred thousand of them add up."""
+    entry.tenant = sys.intern(entry.tenant)
+    entry.category = sys.intern(entry.category)
+    entry.model = sys.intern(entry.model)

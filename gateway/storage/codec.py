@@ -30,6 +30,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (float, int, type(None)),
     "tags": (tuple,),
     "request_id": (str,),
+    "prompt_tokens": (int,),
+    "completion_tokens": (int,),
     "hits": (int,),
 }
 _NAMES = tuple(field.name for field in fields(Entry))

@@ -1,0 +1,202 @@
+"""The admin API as an OpenAPI 3.1 document; fuzzed against the running server by the tests."""
+
+from functools import cache
+from typing import Any
+
+from gateway.policy.book import Book
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document, with the policy schemas taken from the models that validate them."""
+    schemas = Book.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts = schemas.pop("$defs", {})
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Semantic Gateway admin API",
+            "version": "1",
+            "description": "Policies, cache, explanations and health of one gateway.",
+        },
+        "security": [{"token": []}, {}],
+        "paths": {
+            "/livez": {"get": _read("live", "The process answers.", security=[])},
+            "/readyz": {"get": _read("ready", "Ready to serve from the cache.", unavailable=True, security=[])},
+            "/health": {"get": _read("health", "As /readyz.", unavailable=True, security=[])},
+            "/metrics": {"get": _metrics()},
+            "/openapi.json": {"get": _read("openapi", "This document.")},
+            "/policies": {
+                "get": _read("readPolicies", "The book in force, defaults filled in.", "Book", etag=True),
+                "put": _write("replacePolicies", "Replace the whole book.", "Book", "Book", conditional=True),
+            },
+            "/policies/validate": {"post": _write("validatePolicies", "Validate a book; nothing changes.", "Book", "Validation")},
+            "/policies/reload": {"post": _plain("reloadPolicies", "Read the policy folder again.", "Book", {"422"})},
+            "/policies/{category}": {
+                "parameters": [_path("category", {"type": "string"})],
+                "get": _read("readPolicy", "One category.", "Category", missing=True, etag=True),
+                "put": _write("replacePolicy", "Create or replace one category.", "Category", "Category", conditional=True),
+                "delete": _plain("deletePolicy", "Remove a category.", "Book", {"404", "412", "422"}, conditional=True),
+            },
+            "/explain": {
+                "post": _write(
+                    "explain",
+                    "What would become of a request. Calls no model and changes nothing.",
+                    "Request",
+                    "Explanation",
+                    missing=True,
+                )
+            },
+            "/cache": {"get": _read("readCache", "Entries, bytes and quotas per category.")},
+            "/cache/entries/{id}": {
+                "parameters": [_path("id", {"type": "string"})],
+                "get": _read("readEntry", "One entry with its document.", missing=True),
+            },
+            "/cache/purge": {"post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")},
+            "/backends": {"get": _read("readBackends", "Every backend and its counters.")},
+        },
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": {**parts, "Book": schemas, **_SCHEMAS},
+        },
+    }
+
+
+_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_SCHEMAS: dict[str, Any] = {
+    "Error": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"]},
+                    "code": {"type": ["string", "null"]},
+                },
+            }
+        },
+    },
+    "Object": _OBJECT,
+    "Validation": {
+        "type": "object",
+        "required": ["valid", "version", "changes"],
+        "properties": {"valid": {"const": True}, "version": {"type": "string"}, "changes": {"type": "array"}},
+    },
+    "Request": {
+        "type": "object",
+        "description": "A chat, completions or responses request as a client would send it.",
+        "required": ["model"],
+        "properties": {
+            "model": {"type": "string"},
+            "messages": {"type": "array", "items": _OBJECT},
+            "prompt": {"type": "string"},
+            "input": {"type": "string"},
+        },
+    },
+    "Explanation": {
+        "type": "object",
+        "required": ["decision", "reason", "candidates", "backends"],
+        "properties": {
+            "decision": {"enum": ["reuse", "forward", "refuse"]},
+            "how": {"enum": ["exact", "semantic", None]},
+            "reason": {"type": "string"},
+            "category": {"type": ["string", "null"]},
+            "similarity": {"type": ["number", "null"]},
+            "threshold": {"type": ["number", "null"]},
+            "candidates": {"type": "array", "items": _OBJECT},
+            "backends": {"type": "array", "items": _OBJECT},
+        },
+    },
+    "Purge": {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {
+            **{name: {"type": "string"} for name in ("tenant", "category", "model", "tag", "entry", "request_id")},
+            "all": {"type": "boolean"},
+            "dry_run": {"type": "boolean"},
+        },
+    },
+    "Purged": {
+        "type": "object",
+        "required": ["purged", "dry_run"],
+        "properties": {"purged": {"type": "integer", "minimum": 0}, "dry_run": {"type": "boolean"}},
+    },
+}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _responses(schema: str, refusals: set[str], *, etag: bool = False) -> dict[str, Any]:
+    told: dict[str, Any] = {"200": {"description": "Done.", "content": _ref(schema)}}
+    if etag:
+        told["200"]["headers"] = {"ETag": {"schema": {"type": "string"}}}
+    words = {
+        "400": "Not understood.",
+        "401": "No or a wrong token.",
+        "403": "Not from here.",
+        "404": "Not found.",
+        "412": "Changed since it was read.",
+        "413": "Too large.",
+        "415": "Not JSON.",
+        "422": "Not valid; every fault is listed.",
+        "503": "Not ready.",
+    }
+    for status in sorted(refusals | {"401", "403"}):
+        content = _ref("Object" if status == "503" else "Error")
+        told[status] = {"description": words[status], "content": content}
+    return told
+
+
+def _read(
+    name: str,
+    text: str,
+    schema: str = "Object",
+    *,
+    missing: bool = False,
+    unavailable: bool = False,
+    etag: bool = False,
+    security: list[Any] | None = None,
+) -> dict[str, Any]:
+    refusals = ({"404"} if missing else set()) | ({"503"} if unavailable else set())
+    operation = {"operationId": name, "summary": text, "responses": _responses(schema, refusals, etag=etag)}
+    return operation if security is None else {**operation, "security": security}
+
+
+def _metrics() -> dict[str, Any]:
+    operation = _read("metrics", "Prometheus metrics.")
+    operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return operation
+
+
+def _plain(name: str, text: str, schema: str, refusals: set[str], *, conditional: bool = False) -> dict[str, Any]:
+    parameters = _CONDITIONS if conditional else []
+    return {
+        "operationId": name,
+        "summary": text,
+        "parameters": parameters,
+        "responses": _responses(schema, refusals, etag=True),
+    }
+
+
+def _write(
+    name: str, text: str, given: str, schema: str, *, conditional: bool = False, missing: bool = False
+) -> dict[str, Any]:
+    refusals = {"400", "413", "415", "422"} | ({"412"} if conditional else set()) | ({"404"} if missing else set())
+    operation = _plain(name, text, schema, refusals, conditional=conditional)
+    return {**operation, "requestBody": {"required": True, "content": _ref(given)}}
+
+
+_CONDITIONS: list[dict[str, Any]] = [
+    {"name": "dry_run", "in": "query", "schema": {"type": "boolean"}, "description": "Validate and tell, change nothing."},
+    {"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": "The ETag that was read."},
+]

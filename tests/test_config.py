@@ -1,0 +1,62 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import ConfigFault, build, load
+
+MODELS = [{"name": "m", "backends": [{"url": "http://engine:8000/v1/"}]}]
+
+
+def faults(tree: dict[str, Any], environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigFault) as caught:
+        build(tree, environ or {})
+    return str(caught.value)
+
+
+def test_everything_but_models_has_a_default() -> None:
+    config = build({"models": MODELS}, {})
+    assert config.listen.port == 8080
+    assert config.models[0].backends[0].url == "http://engine:8000/v1"
+    assert "models" in faults({})
+
+
+def test_unknown_keys_are_refused_with_their_path() -> None:
+    assert "listen.prot" in faults({"models": MODELS, "listen": {"prot": 1}})
+    assert "models.0.backends.0.key" in faults({"models": [{"name": "m", "backends": [{"url": "http://x", "key": "y"}]}]})
+
+
+def test_environment_references_are_resolved_or_named() -> None:
+    tree = {"models": MODELS, "admin": {"token": "${TOKEN:-}"}, "tenants": [{"name": "a", "keys": ["${KEY}"]}]}
+    config = build(tree, {"KEY": "sk-1", "TOKEN": "t"})
+    assert (config.admin.token, config.tenants[0].keys) == ("t", ("sk-1",))
+    assert "tenants.0.keys.0: environment variable KEY is not set" in faults(tree, {})
+
+
+def test_a_token_is_required_off_loopback() -> None:
+    assert "token" in faults({"models": MODELS, "admin": {"host": "0.0.0.0"}})
+    assert build({"models": MODELS, "admin": {"host": "0.0.0.0", "token": "t"}}, {}).admin.token == "t"
+
+
+def test_an_empty_or_shared_key_is_refused_without_being_shown() -> None:
+    assert "a key is empty" in faults({"models": MODELS, "tenants": [{"name": "a", "keys": [" "]}]})
+    shared = [{"name": "a", "keys": ["sk-secret"]}, {"name": "b", "keys": ["sk-secret"]}]
+    message = faults({"models": MODELS, "tenants": shared})
+    assert "listed twice" in message
+    assert "sk-secret" not in message.split("input_value")[0]
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("models: [{name: m, backends: [{url: 'http://x/v1'}]}]\npolicies: book\nstore: {path: db/g.db}\n")
+    config = load(file, {})
+    assert config.policies == tmp_path / "book"
+    assert config.store.path == tmp_path / "db/g.db"
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "\xff", ""])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigFault, match=r"gateway\.yaml"):
+        load(file, {})
