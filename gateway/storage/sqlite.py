@@ -43,9 +43,11 @@ _SCHEMA = (
     "CREATE TABLE documents (id INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
-_PRAGMAS = (
+_FORMAT = (  # of a new file, before its first table
     "page_size = 8192",  # four entries with 384 floats a page, instead of one or two
-    "auto_vacuum = INCREMENTAL",  # before the first table, or it has no effect
+    "auto_vacuum = INCREMENTAL",
+)
+_SETTINGS = (  # of each connection
     "journal_mode = WAL",
     "synchronous = FULL",
     "fullfsync = ON",  # macOS: fsync alone does not reach the platter; no effect elsewhere
@@ -92,9 +94,10 @@ class SqliteStore:
         After a StoreError the store stays usable: every later call tries the file again.
         """
         if self._writer is None:
-            self._writer = _Session(self._file, "sqlite-write", depth=64)
+            self._writer = _Session(self._file, "sqlite-write", depth=1024)
             self._reader = _Session(self._file, "sqlite-read", depth=4096)
         await self._write("open", self._purge)
+        await self._read("open", lambda db: None)
 
     async def close(self) -> None:
         """Close both connections; the last one out folds the write-ahead log into the file."""
@@ -301,12 +304,12 @@ class _File:
         )
 
     def _prepare(self, db: Database) -> None:
-        self._has_schema(db)  # before anything is written
-        for pragma in _PRAGMAS:
+        ready = self._has_schema(db)  # asked before anything is written
+        for pragma in _SETTINGS if ready else _FORMAT + _SETTINGS:
             db.execute(f"PRAGMA {pragma}")
         if self._max_bytes is not None:
             db.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // _pragma(db, 'page_size'))}")
-        if self._has_schema(db):
+        if ready:
             return
         with _transaction(db):
             if self._has_schema(db):  # another process was faster
@@ -372,7 +375,7 @@ def _shrink(db: Database) -> None:
     """Free pages are reused by later writes; only when most of the file is free is some of it given back."""
     free = _pragma(db, "freelist_count")
     if free > _SHRINK_PAGES and free * 2 > _pragma(db, "page_count"):
-        db.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+        db.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")  # execute would free a single page
 
 
 def _entry(id: int, metadata: object, vector: object) -> tuple[Entry, bytes | None]:

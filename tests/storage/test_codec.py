@@ -55,7 +55,15 @@ def test_a_value_cut_short_before_its_vector_is_undecodable(entry: Entry, data: 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("id", "1"), ("id", True), ("expires", None), ("tags", "ab"), ("tags", [1]), ("exact", "xy"), ("hits", 1.5)],
+    [
+        ("id", "1"),
+        ("id", True),
+        ("expires", None),
+        ("tags", "ab"),
+        ("tags", [1]),
+        ("exact", "xy"),
+        ("hits", 1.5),
+    ],
 )
 def test_a_field_of_the_wrong_type_is_undecodable(field: str, value: object) -> None:
     values = orjson.loads(encode(make_record(1).entry)) | {field: value}
