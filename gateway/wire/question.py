@@ -1,7 +1,7 @@
 """What a request asks: the text to embed, and why it may have to be matched exactly or not reused at all.
 
-Decides from the decoded body the question, the bar against semantic matching and the bar against any reuse. It
-must never judge whether a body is valid: what it cannot read, it bars.
+Decides from the decoded body the question, the bar against semantic matching and the bar against any reuse.
+It must never judge whether a body is valid: what it cannot read, it bars.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,7 @@
 """A caller's bytes → Request, with one JSON decode, and what the rest of the walk asks of a Request.
 
-Decides which bodies are refused: only those the gateway itself cannot read or no engine would take. It must never
-be stricter than an engine about what it does not need, and never raise anything but `BadRequest`.
+Decides which bodies are refused: only those the gateway cannot read or no engine would take. It must never be
+stricter than an engine about what it does not need, and never raise anything but `BadRequest`.
 """
 
 import json
@@ -51,11 +51,11 @@ def parse(
 
 def choices(request: Request) -> int:
     """How many choices a whole answer has: `n` for each prompt."""
-    n = request.fields.get("n") or 1
+    n = int(request.fields.get("n") or 1)
     prompt = request.fields.get("prompt")
-    many = request.endpoint == "completions" and isinstance(prompt, list) and len(prompt) > 1
-    prompts = len(prompt) if many and not isinstance(prompt[0], int) else 1
-    return int(n) * prompts
+    if request.endpoint != "completions" or not isinstance(prompt, list) or not prompt:
+        return n
+    return n if isinstance(prompt[0], int) else n * len(prompt)  # one prompt's token ids, or several prompts
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
@@ -103,9 +103,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
     for key, _ in pairs:
         if key in seen:
             name = key if len(key) <= 100 else key[:100] + "..."
-            raise BadRequest(
-                f"The key {name!r} occurs twice in one object.", param=name, code="duplicate_key"
-            )
+            message = f"The key {name!r} occurs twice in one object."
+            raise BadRequest(message, param=name, code="duplicate_key")
         seen.add(key)
 
 
@@ -132,13 +131,10 @@ def _options(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     stream = fields.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise _wrong("stream", "true or false")
-    temperature = fields.get("temperature")
-    if temperature is not None and (
-        isinstance(temperature, bool) or not isinstance(temperature, (int, float))
-    ):
+    if not _number(fields.get("temperature")):
         raise _wrong("temperature", "a number")
     n = fields.get("n")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float)) or n != int(n)):
+    if not _number(n) or (n is not None and n != int(n)):
         raise _wrong("n", "a whole number")
     options = fields.get("stream_options")
     if options is None:
@@ -146,6 +142,10 @@ def _options(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(options, dict):
         raise _wrong("stream_options", "an object")
     return options
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _chat(fields: Mapping[str, Any]) -> None:

@@ -31,8 +31,8 @@ class _Member(NamedTuple):
 def rewrite(request: Request, *, model: str | None = None, include_usage: bool = False) -> bytes:
     """The body with the model renamed, our `cache` object removed and the usage chunk asked for.
 
-    `raw` itself when none of this is needed. Usage is asked for only on chat and completions streams whose caller
-    did not; `stream_options` of another type is left for the engine to refuse.
+    `raw` itself when none of this is needed. Usage is asked for only on chat and completions streams whose
+    caller did not; a value of another type than ours is left for the engine to refuse.
     """
     raw, fields = request.raw, request.fields
     name = model if model != request.model else None

@@ -6,15 +6,15 @@ Decides where an event begins and ends. It must never look into an event's data.
 import re
 from collections.abc import Iterator
 
-# An event's end: its last line's end and an empty line's. A lone \r at the very end may be half of \r\n, so it is
-# not taken for an end until the next byte is there.
+# An event ends with its last line and an empty one. A lone \r at the very end may be half of \r\n, so it is
+# no end until the next byte is there.
 END = re.compile(rb"(?>\r\n|\n|\r)(?:\r\n|\n|\r(?!\n|\Z))")
 
 
 def events(body: bytes) -> Iterator[tuple[str, bytes]]:
     """(event name, data) in order. Names default to "message"; an event without data is no event.
 
-    A last event whose empty line is missing still counts: whether a stream ended well is for its reader to say.
+    A last event whose empty line is missing still counts: whether a stream ended well is its reader's to say.
     """
     name, data = "", list[bytes]()
     for line in body.removeprefix(b"\xef\xbb\xbf").splitlines():
