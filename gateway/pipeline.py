@@ -28,7 +28,7 @@ from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.wire import answer, replay
-from gateway.wire.request import exact_fingerprint, partition_fingerprint, rewrite
+from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
 
 _PATHS = {
     "chat": "/chat/completions",
@@ -391,11 +391,10 @@ class Pipeline:
             return
         head = call.headers
         arguments = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
-        choices = request.fields.get("n") or 1
         if len(whole) > _OFF_LOOP:
-            result = await asyncio.to_thread(answer.read, *arguments, n=choices)
+            result = await asyncio.to_thread(answer.read, *arguments, n=choices(request))
         else:
-            result = answer.read(*arguments, n=choices)
+            result = answer.read(*arguments, n=choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
         entry, ttl = x.entry, x.ruling.ttl if x.ruling else 0.0
         if entry is None or result.reuse == "none" or len(result.body) > self._settings.max_entry_bytes:

@@ -19,6 +19,7 @@ from gateway.exchange import Entry, Record
 from gateway.interfaces import DocumentStore, Vector
 
 log = logging.getLogger("gateway.cache")
+_VARIANTS = 64  # the most answers one request may have stored
 
 
 class Vectors(Protocol):
@@ -151,7 +152,7 @@ class Cache:
                 if self.catalog.get(entry.id) is not None:
                     continue
                 _share_strings(entry)
-                for evicted in self.catalog.add(entry, variants=16):
+                for evicted in self.catalog.add(entry, variants=_VARIANTS):
                     self.forget([evicted])
                 if raw is not None and with_vectors:
                     items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
