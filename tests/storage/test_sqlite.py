@@ -313,7 +313,7 @@ def test_expired_entries_are_purged_at_open_and_by_scan(path: Path) -> None:
     raw(path, "UPDATE entries SET expires = 5 WHERE id < 2200")
 
     async def body(store: SqliteStore) -> None:
-        assert raw(path, "SELECT count(*) FROM documents") == [(1_500,)]
+        assert raw(path, "SELECT count(*) FROM documents") == [(2_250,)]
         assert sorted(await ids(store)) == list(range(2_200, 2_500))
         assert raw(path, "SELECT count(*) FROM documents") == [(300,)]
         assert raw(path, "SELECT count(*) FROM entries") == [(300,)]
