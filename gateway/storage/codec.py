@@ -14,7 +14,7 @@ from gateway.exchange import Entry
 
 _BYTES = ("exact", "partition")
 _NUMBERS = ("created", "expires", "cost")
-_TYPES: dict[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type, ...]] = {  # exactly these: a bool is no int here
     "id": (int,),
     "exact": (bytes,),
     "partition": (bytes,),
@@ -65,9 +65,9 @@ def decode(raw: bytes) -> Entry:
         if isinstance(tags := values.get("tags"), list):  # JSON has no tuples
             values["tags"] = tuple(tags)
         for name, value in values.items():
-            if not isinstance(value, _TYPES[name]) or value is True or value is False:
+            if type(value) not in _TYPES[name]:
                 raise TypeError(f"{name} is {type(value).__name__}")
-        if not all(isinstance(tag, str) for tag in values.get("tags", ())):
+        if any(type(tag) is not str for tag in values.get("tags", ())):
             raise TypeError("a tag is not a string")
         return Entry(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -6,6 +6,7 @@ reads wait behind a commit (they have their own thread and connection), or write
 not create.
 """
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +30,8 @@ _Identity = tuple[int, int]  # device and inode: which file it is, whatever it i
 _Page = tuple[int, list[tuple[Entry, bytes | None]]]  # last version read, entries
 
 _log = logging.getLogger(__name__)
-_PAGE = 1_000  # rows read or deleted in one go: some 5 ms of a lane
+_PAGE = 1_000  # rows a scan reads in one go: some 20 ms
+_DELETES = 250  # ids deleted in one transaction: some 70 ms in which puts wait
 _APPLICATION = 0x73676331  # in the file's header: this database is ours
 _SCHEMA_VERSION = 1
 _SCHEMA = (
@@ -40,7 +43,8 @@ _SCHEMA = (
         metadata BLOB NOT NULL,
         vector BLOB)""",
     "CREATE INDEX entries_expires ON entries (expires)",
-    "CREATE TABLE documents (id INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    # Under the entry's version, not its random id: appending made batches three times as fast (measured).
+    "CREATE TABLE documents (version INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
 _FORMAT = (  # of a new file, before its first table
@@ -53,12 +57,14 @@ _SETTINGS = (  # of each connection
     "fullfsync = ON",  # macOS: fsync alone does not reach the platter; no effect elsewhere
     "journal_size_limit = 67108864",
 )
+_VERSION_OF_ID = "(SELECT version FROM entries WHERE id = ?)"  # read from the index on id alone
+_DELETE_DOCUMENT = f"DELETE FROM documents WHERE version = {_VERSION_OF_ID}"
 _SHRINK_PAGES = 256  # given back to the file system by one delete, once more than half of the file is free
 _INT64 = range(-(2**63), 2**63)
 
 
 class SqliteStore:
-    """A DocumentStore in one file. Create the parts on any loop; use from the loop that called `open`.
+    """A DocumentStore in one file, with a thread and a connection for writes and another for reads.
 
     `timeout` bounds writes, `read_timeout` reads, `busy_timeout` the wait for another process's write, all in
     seconds; `max_bytes` bounds the file (None: the disk does). A write that timed out may still happen.
@@ -103,15 +109,13 @@ class SqliteStore:
         """Close both connections; the last one out folds the write-ahead log into the file."""
         reader, writer, self._reader, self._writer = self._reader, self._writer, None, None
         async with bounded("sqlite: close", self._timeout):
-            for session in (reader, writer):
-                if session is not None:
-                    await session.close()
+            await asyncio.gather(*(session.close() for session in (reader, writer) if session is not None))
 
     async def get(self, id: int) -> bytes | None:
         """The document; None when unknown. An expired one answers until purged: the caller checks the TTL."""
         if id not in _INT64:
             return None
-        sql = "SELECT body FROM documents WHERE id = ?"
+        sql = f"SELECT body FROM documents WHERE version = {_VERSION_OF_ID}"
         return await self._read("get", lambda db: _value(db.execute(sql, (id,)).fetchone()))
 
     async def put(self, records: Sequence[Record]) -> None:
@@ -119,11 +123,10 @@ class SqliteStore:
         await self._write("put", lambda db: _insert(db, records))
 
     async def delete(self, ids: Sequence[int]) -> None:
-        """In transactions of 1,000, so that a large purge lets writes through between them."""
+        """In small transactions, so that a large purge lets writes through between them."""
         known = [id for id in ids if id in _INT64]
-        for start in range(0, len(known), _PAGE):
-            page = known[start : start + _PAGE]
-            await self._write("delete", lambda db, page=page: _delete(db, page))  # type: ignore[misc]
+        for start in range(0, len(known), _DELETES):
+            await self._write("delete", partial(_delete, ids=known[start : start + _DELETES]))
 
     async def scan(self) -> AsyncIterator[list[tuple[Entry, bytes | None]]]:
         """Every unexpired entry in the order of writing, 1,000 at a time; the expired ones are purged first.
@@ -134,7 +137,7 @@ class SqliteStore:
         await self._purge_all()
         undecodable, version, more = self.undecodable, 0, True
         while more:
-            version, page = await self._read("scan", lambda db, after=version: self._page(db, after))  # type: ignore[misc]
+            version, page = await self._read("scan", partial(self._page, after=version))
             more = version > 0
             if page:
                 yield page
@@ -168,19 +171,19 @@ class SqliteStore:
     async def _purge_all(self) -> None:
         """Reading goes on where purging fails, on a full disk for one."""
         try:
-            while await self._write("purge", self._purge) == _PAGE:
+            while await self._write("purge", self._purge) == _DELETES:
                 pass
         except StoreError as error:
             _log.warning("%s: expired entries stay for now: %s", self._file.path, error)
 
     def _purge(self, db: Database) -> int:
-        """Delete up to 1,000 expired entries; how many."""
+        """Delete some expired entries; how many."""
         sql = "SELECT id FROM entries WHERE expires <= ? LIMIT ?"
         now = self._clock()
         if db.execute(sql, (now, 1)).fetchone() is None:
             return 0
         with _transaction(db):
-            ids = [id for (id,) in db.execute(sql, (now, _PAGE))]
+            ids = [id for (id,) in db.execute(sql, (now, _DELETES))]
             _forget(db, ids)
         _shrink(db)
         return len(ids)
@@ -353,10 +356,14 @@ def _insert(db: Database, records: Sequence[Record]) -> None:
     entries = [(r.entry.id, r.entry.expires, codec.encode(r.entry), r.vector) for r in records]
     documents = [(r.entry.id, r.document) for r in records]
     with _transaction(db):
+        db.executemany(_DELETE_DOCUMENT, [(id,) for id, _ in documents])
         db.executemany(
             "INSERT OR REPLACE INTO entries (id, expires, metadata, vector) VALUES (?, ?, ?, ?)", entries
         )
-        db.executemany("INSERT OR REPLACE INTO documents (id, body) VALUES (?, ?)", documents)
+        db.executemany(
+            "INSERT OR REPLACE INTO documents (version, body) SELECT version, ?2 FROM entries WHERE id = ?1",
+            documents,
+        )
 
 
 def _delete(db: Database, ids: Sequence[int]) -> None:
@@ -367,8 +374,8 @@ def _delete(db: Database, ids: Sequence[int]) -> None:
 
 def _forget(db: Database, ids: Sequence[int]) -> None:
     rows = [(id,) for id in ids]
+    db.executemany(_DELETE_DOCUMENT, rows)
     db.executemany("DELETE FROM entries WHERE id = ?", rows)
-    db.executemany("DELETE FROM documents WHERE id = ?", rows)
 
 
 def _shrink(db: Database) -> None:

@@ -102,5 +102,5 @@ class Stores(RuleBasedStateMachine):
         assert self.both(scan) == [expected, expected]
 
 
-Stores.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Stores.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
 TestStores = Stores.TestCase
