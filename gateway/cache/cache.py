@@ -73,6 +73,7 @@ class Cache:
         self._clock = clock
         self._writing: dict[int, Entry] = {}  # submitted, not yet durable
         self._doomed: set[int] = set()  # purged while being written
+        self._owed: set[int] = set()  # ids the store did not confirm deleting
         self.store_failures = 0
         self.lost_documents = 0
         self.stored = 0
@@ -106,7 +107,7 @@ class Cache:
                 self.store_failures += 1
                 return False
             if entry.id in self._doomed or entry.expires <= self._clock():
-                self._queue.delete([entry.id])
+                self._delete([entry.id])
                 return False
             self._admit(entry, vector, variants)
             self._hot.put(entry.id, document)
@@ -124,8 +125,8 @@ class Cache:
                 self._doomed.add(entry.id)
             self.catalog.remove(entry.id)
             self._drop(entry)
-        if durable and gone:
-            self._queue.delete([entry.id for entry in gone])
+        if durable:
+            self._delete([entry.id for entry in gone])
 
     def matching(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """All entries, those still being written included, that a predicate picks."""
@@ -136,8 +137,10 @@ class Cache:
         gone = self.catalog.sweep()
         for entry in gone:
             self._drop(entry)
-        if gone:
-            self._queue.delete([entry.id for entry in gone])
+        self._delete([entry.id for entry in gone])
+        if self._owed:
+            owed, self._owed = sorted(self._owed), set()
+            self._delete(owed)
         return len(gone)
 
     async def warm(self, *, with_vectors: bool) -> None:
@@ -165,8 +168,18 @@ class Cache:
             self._vectors.add(entry.id, entry.partition, vector)
         for old in gone:
             self._drop(old)
-        if gone:
-            self._queue.delete([old.id for old in gone])
+        self._delete([old.id for old in gone])
+
+    def _delete(self, ids: list[int]) -> None:
+        """Forget in the store too; what it does not confirm is owed, and tried again by the next sweep."""
+        if not ids:
+            return
+
+        def settled(deleted: "asyncio.Future[bool]") -> None:
+            if not deleted.cancelled() and not deleted.result():
+                self._owed.update(ids)
+
+        self._queue.delete(ids).add_done_callback(settled)
 
     def _drop(self, entry: Entry) -> None:
         self._hot.drop(entry.id)
