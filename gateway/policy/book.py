@@ -1,0 +1,365 @@
+"""The policy book: the frozen schema of `policies/*.yaml`, validated as a whole.
+
+A book either is right in every part or is refused with every fault listed. JSON over the API is the YAML's
+own shape with defaults filled in. This module must never touch a file or a request.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gateway.exchange import Endpoint
+from gateway.policy import fields as f
+from gateway.policy.faults import Fault, PolicyFaults
+
+DEFAULT = "default"
+MAX_CATEGORIES, MAX_EXAMPLES, MAX_RULES, MAX_IGNORE = 256, 2000, 1000, 100
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Quota(_Frozen):
+    share: f.Share = 0.0
+    """Guaranteed share of the cache's bytes; idle space is lent to others."""
+
+
+class Cache(_Frozen):
+    mode: f.CacheMode = "semantic"
+    """semantic (exact first) | shadow (exact; semantic only observed) | exact | none (never stored)."""
+    threshold: f.Threshold = f.DEFAULT_THRESHOLD
+    """Least cosine similarity of a semantic hit."""
+    ttl: f.Ttl = "1d"
+    """How long an answer may be reused: "7d", "5m", "30s", or seconds."""
+    quota: Quota = Quota()
+    priority: f.Number = Field(1.0, ge=0, le=1000)
+    """Weight in the eviction score."""
+    max_temperature: f.Number | None = Field(None, ge=0)
+    """Hotter requests (unset counts as 1.0) are neither answered from the cache nor stored."""
+    max_error: f.Number | None = Field(None, gt=0, le=1)
+    """Bound on wrong semantic hits per semantic look-up, for calibration."""
+
+    @property
+    def lifetime(self) -> float:
+        """The TTL in seconds."""
+        return f.seconds(self.ttl)
+
+
+class LoadPolicy(_Frozen):
+    threshold_slack: f.Number = Field(0.0, ge=0, le=0.2)
+    """How far the threshold may fall at full load."""
+    threshold_floor: f.Threshold = 0.85
+    """It never falls below this."""
+    ttl_factor: f.Number = Field(1.0, ge=1, le=2)
+    """By how much the TTL is stretched at full load."""
+
+
+class Offload(_Frozen):
+    allow: f.Flag = True
+    max_quality_loss: f.Number = Field(0.02, ge=0, le=1)
+
+
+class Category(_Frozen):
+    name: f.CategoryName
+    examples: tuple[f.Example, ...] = Field((), max_length=MAX_EXAMPLES)
+    """Utterances that define the category for the classifier."""
+    cache: Cache = Cache()
+    load: LoadPolicy = LoadPolicy()
+    offload: Offload = Offload()
+
+
+class When(_Frozen):
+    """All conditions that are given must hold; none given: always."""
+
+    tenant: f.Condition | None = None
+    model: f.Condition | None = None
+    endpoint: Endpoint | None = None
+    header: dict[f.HeaderName, f.Condition] = Field(default_factory=dict, max_length=16)
+    match: f.Pattern | None = None
+    """RE2 regular expression searched in the question."""
+
+
+class Then(_Frozen):
+    category: f.CategoryName
+
+
+class Rule(_Frozen):
+    when: When
+    then: Then
+
+
+class GuardChecks(_Frozen):
+    checks: tuple[f.CheckName, ...] | None = None
+    """The guard's checks to run; omitted: all."""
+    off: tuple[f.CheckName, ...] = ()
+    """Checks to leave out."""
+
+
+class Part(_Frozen):
+    """What one file, or one API call, says of the book."""
+
+    categories: tuple[Category, ...] = Field((), max_length=MAX_CATEGORIES)
+    ignore: tuple[f.Ignorable, ...] = Field((), max_length=MAX_IGNORE)
+    """Request fields that do not part two requests."""
+    rules: tuple[Rule, ...] = Field((), max_length=MAX_RULES)
+    """First match wins; before the classifier."""
+    guard: GuardChecks = GuardChecks()
+
+
+class Book(Part):
+    """The whole policy. Build it with `from_json`, `assemble` or `folder.load_folder`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Book":
+        reasons = [f"{section}[{index}]{path}: {why}" for section, index, path, why in _clashes(self)]
+        reasons += [f"{section}: {why}" for section, why in _excesses(self)]
+        if reasons:
+            raise ValueError("; ".join(reasons))
+        return self
+
+    @cached_property
+    def version(self) -> str:
+        """Hash of the content, 16 hex digits: the same book has the same version everywhere."""
+        return hashlib.sha256(orjson.dumps(to_json(self), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def category(self, name: str) -> Category | None:
+        return next((category for category in self.categories if category.name == name), None)
+
+    def with_category(self, name: str, obj: Any) -> "Book":
+        """A new book in which `obj` (JSON; its name may be left out) is the category. Raises PolicyFaults."""
+        new = _category(name, obj)
+        old = [category for category in self.categories if category.name != name]
+        index = next((i for i, category in enumerate(self.categories) if category.name == name), len(old))
+        return self._with(categories=(*old[:index], new, *old[index:]))
+
+    def without_category(self, name: str) -> "Book":
+        """A new book without the category; `default` falls back to the built-in one. Raises PolicyFaults."""
+        return self._with(categories=tuple(category for category in self.categories if category.name != name))
+
+    def _with(self, categories: tuple[Category, ...]) -> "Book":
+        return from_json(to_json(self) | {"categories": [c.model_dump(mode="json") for c in categories]})
+
+
+def from_json(obj: Any, checks: Collection[str] | None = None) -> Book:
+    """The book that a JSON value in the YAML's shape describes. `checks`: the guard checks that exist.
+
+    Raises PolicyFaults with every fault.
+    """
+    return assemble([("", obj)], checks)
+
+
+def to_json(book: Book) -> dict[str, Any]:
+    """The YAML's own shape, defaults filled in; `from_json` of it is the same book."""
+    return book.model_dump(mode="json")
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of one policy file or API object."""
+    return Part.model_json_schema()
+
+
+def assemble(
+    parts: Sequence[tuple[str, Any]], checks: Collection[str] | None = None, *, unread: Sequence[Fault] = ()
+) -> Book:
+    """One book from (file, JSON value) parts: lists are joined in order. Raises PolicyFaults.
+
+    `unread` are the faults of files that could not be parsed; categories they may define are not missed.
+    """
+    faults = list(unread)
+    read: list[tuple[str, Part]] = []
+    spoiled: set[str] = set()  # categories of faulty parts: rules may name them without a second fault
+    for file, obj in parts:
+        part, found = _part(file, obj)
+        faults += found
+        if part is None:
+            spoiled |= _names(obj)
+        else:
+            read.append((file, part))
+            faults += _unknown_checks(file, part.guard, checks)
+    merged = _merged(read)
+    if unread:
+        spoiled |= {rule.then.category for rule in merged.rules}
+    faults += _merged_faults(read, merged, spoiled)
+    if faults:
+        raise PolicyFaults(faults)
+    return Book(**dict(merged))
+
+
+def _merged(read: Sequence[tuple[str, Part]]) -> Part:
+    """All parts as one, not yet checked as a whole; a `default` is always there."""
+    categories = _joined(read, "categories")
+    if all(category.name != DEFAULT for category in categories):
+        categories.append(Category(name=DEFAULT))
+    return Part.model_construct(
+        categories=tuple(categories),
+        ignore=tuple(dict.fromkeys(_joined(read, "ignore"))),
+        rules=tuple(_joined(read, "rules")),
+        guard=next((part.guard for _, part in read if part.guard != GuardChecks()), GuardChecks()),
+    )
+
+
+def diff(old: Book, new: Book) -> list[dict[str, Any]]:
+    """Changed paths, as {path, old, new}; categories are matched by name, a missing side is None."""
+    return list(_changes("", _keyed(old), _keyed(new)))
+
+
+def _part(file: str, obj: Any) -> tuple[Part | None, list[Fault]]:
+    if obj is None:
+        return Part(), []
+    if isinstance(obj, dict):
+        obj = {key: value for key, value in obj.items() if value is not None}  # a section all commented out
+    try:
+        return Part.model_validate(obj), []
+    except ValidationError as error:
+        return None, _faults(file, error)
+
+
+def _category(name: str, obj: Any) -> Category:
+    if isinstance(obj, dict):
+        obj = {"name": name, **obj}
+    try:
+        category = Category.model_validate(obj)
+    except ValidationError as error:
+        raise PolicyFaults(_faults("", error)) from None
+    if category.name != name:
+        raise PolicyFaults([Fault("", "name", f'is "{category.name}", but the path says "{name}"')])
+    return category
+
+
+def _joined(read: Sequence[tuple[str, Part]], section: Literal["categories", "ignore", "rules"]) -> list[Any]:
+    return [item for _, part in read for item in getattr(part, section)]
+
+
+def _names(obj: Any) -> set[str]:
+    listed = obj.get("categories") if isinstance(obj, dict) else None
+    rows = listed if isinstance(listed, list) else []
+    return {row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)}
+
+
+def _clashes(book: Part, spoiled: Collection[str] = ()) -> Iterator[tuple[str, int, str, str]]:
+    """What is wrong between items that are right by themselves: (section, index, path, reason)."""
+    names: dict[str, int] = {}
+    for index, category in enumerate(book.categories):
+        if category.name in names:
+            yield "categories", index, ".name", f'"{category.name}" is defined twice'
+        names.setdefault(category.name, index)
+    for index, rule in enumerate(book.rules):
+        target = rule.then.category
+        if target not in names and target not in spoiled and target != DEFAULT:
+            yield (
+                "rules",
+                index,
+                ".then.category",
+                f'no category is called "{target}"{_nearest(target, names)}',
+            )
+
+
+def _excesses(book: Part) -> Iterator[tuple[str, str]]:
+    """What the book has too much of in all: (section, reason)."""
+    share = sum(category.cache.quota.share for category in book.categories)
+    if share > 1 + 1e-9:
+        yield "categories", f"the quota shares sum to {share:.2f}, above 1"
+    examples = sum(len(category.examples) for category in book.categories)
+    if examples > MAX_EXAMPLES:
+        yield "categories", f"{examples} examples in all; at most {MAX_EXAMPLES}"
+    for section, most in (("categories", MAX_CATEGORIES), ("rules", MAX_RULES), ("ignore", MAX_IGNORE)):
+        if (count := len(getattr(book, section))) > most:
+            yield section, f"{count} in all; at most {most}"
+
+
+def _merged_faults(
+    read: Sequence[tuple[str, Part]], merged: Part, spoiled: Collection[str]
+) -> Iterator[Fault]:
+    """Faults between files, each named at the file and index where it was written."""
+    for section, index, path, reason in _clashes(merged, spoiled):
+        file, local = _origin(read, section, index)
+        yield Fault(file, f"{section}[{local}]{path}", reason)
+    for section, reason in _excesses(merged):
+        yield Fault("", section, reason)
+    guards = [file for file, part in read if part.guard != GuardChecks()]
+    for file in guards[1:]:
+        yield Fault(file, "guard", f"already set in {guards[0]}; one file sets it for the whole book")
+
+
+def _origin(read: Sequence[tuple[str, Part]], section: str, index: int) -> tuple[str, int]:
+    for file, part in read:
+        size = len(getattr(part, section))
+        if index < size:
+            return file, index
+        index -= size
+    raise IndexError(index)
+
+
+def _unknown_checks(file: str, guard: GuardChecks, known: Collection[str] | None) -> list[Fault]:
+    if known is None:
+        return []
+    named = (("checks", guard.checks or ()), ("off", guard.off))
+    return [
+        Fault(file, f"guard.{key}[{index}]", f'no check is called "{name}"{_nearest(name, known)}')
+        for key, names in named
+        for index, name in enumerate(names)
+        if name not in known
+    ]
+
+
+def _faults(file: str, error: ValidationError) -> list[Fault]:
+    return [Fault(file, _path(e["loc"]), _reason(e)) for e in error.errors(include_url=False)]
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    return "".join(steps).lstrip(".")
+
+
+def _reason(error: Any) -> str:
+    """pydantic's message in an operator's words."""
+    kind, message, value = error["type"], error["msg"], error["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key{_nearest(str(error['loc'][-1]), _KEYS)}"
+    if kind == "missing":
+        return "is required"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"should be a mapping, not {type(value).__name__}"
+    message = message.removeprefix("Value error, ")
+    if kind != "value_error" and isinstance(value, str | int | float | bool):
+        message += f", not {str(value)[:80]!r}"
+    return message
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _keyed(book: Book) -> dict[str, Any]:
+    tree = to_json(book)
+    return tree | {"categories": {category["name"]: category for category in tree["categories"]}}
+
+
+def _changes(path: str, old: Any, new: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
+    elif old != new:
+        yield {"path": path, "old": old, "new": new}
+
+
+_MODELS: tuple[type[BaseModel], ...] = (
+    Part,
+    Category,
+    Cache,
+    Quota,
+    LoadPolicy,
+    Offload,
+    Rule,
+    When,
+    Then,
+    GuardChecks,
+)
+_KEYS = frozenset(key for model in _MODELS for key in model.model_fields)

@@ -1,0 +1,206 @@
+"""The book compiled for the hot path: rules, hint and classification become one `Ruling`.
+
+Pure and synchronous. A caller's hint or control may only tighten: it never lowers a threshold, never
+lengthens a TTL, never escapes `none`. What cannot be classified is treated as the strictest it might be.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.exchange import Controls, Endpoint, Entry, Mode, Ruling
+from gateway.policy.book import DEFAULT, Book, Category, Rule
+from gateway.policy.fields import MODES, compile_pattern
+
+MIN_CONFIDENCE = 0.5  # below it a classification counts as none made, and `default` applies
+MAX_MATCH = 32_768  # characters of a question that rules read, from either end
+
+_STRICTNESS = {mode: rank for rank, mode in enumerate(MODES)}
+
+
+def stricter(a: Mode, b: Mode) -> Mode:
+    """The stricter of two modes: semantic < shadow < exact < none."""
+    return a if _STRICTNESS[a] >= _STRICTNESS[b] else b
+
+
+def too_hot(limit: float | None, temperature: float | None) -> bool:
+    """Whether a request's temperature (unset counts as 1.0) exceeds a category's limit."""
+    return limit is not None and (1.0 if temperature is None else temperature) > limit
+
+
+def adapt(category: Category, load: float) -> tuple[float, float]:
+    """Threshold and TTL in seconds under load λ in [0, 1] (category-aware caching, load-adaptive policy).
+
+    τ(λ) = max(τ0 − λ·slack, floor), never above τ0; TTL(λ) = t0·(1 + λ·(factor − 1)).
+    """
+    load = min(max(load, 0.0), 1.0)
+    cache, policy = category.cache, category.load
+    eased = max(cache.threshold - load * policy.threshold_slack, policy.threshold_floor)
+    return min(cache.threshold, eased), cache.lifetime * (1 + load * (policy.ttl_factor - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _CompiledRule:
+    rule: Rule
+    name: str
+    pattern: Any  # a compiled RE2, or None
+    forbids: bool  # leads to a category that is never stored
+
+    def holds(
+        self, tenant: str, model: str, endpoint: Endpoint, headers: Mapping[str, str], text: str, cut: bool
+    ) -> bool:
+        when = self.rule.when
+        return (
+            when.tenant in (None, tenant)
+            and when.model in (None, model)
+            and when.endpoint in (None, endpoint)
+            and all(headers.get(name) == value for name, value in when.header.items())
+            and (self.pattern is None or self.pattern.search(text) is not None or (cut and self.forbids))
+        )
+
+
+class Policy:
+    """A compiled book. Frozen in use: a new book is a new Policy."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.version = book.version
+        self._categories = {category.name: category for category in book.categories}
+        self._default = self._categories[DEFAULT]
+        self._rules = tuple(self._compiled(number, rule) for number, rule in enumerate(book.rules, start=1))
+        self._matches = any(rule.pattern is not None for rule in self._rules)
+        self.any_none = any(category.cache.mode == "none" for category in book.categories)
+        self._offload_all = all(category.offload.allow for category in book.categories)
+
+    def __repr__(self) -> str:
+        return f"Policy({self.version}: {len(self._categories)} categories, {len(self._rules)} rules)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._categories)
+
+    def category(self, name: str) -> Category:
+        """The category of that name; `default` for one the book no longer has."""
+        return self._categories.get(name, self._default)
+
+    def utterances(self) -> tuple[list[str], list[str]]:
+        """(category of each, text of each) for the classifier to be fitted on."""
+        pairs = [(category.name, text) for category in self.book.categories for text in category.examples]
+        return [name for name, _ in pairs], [text for _, text in pairs]
+
+    def rule(
+        self, tenant: str, model: str, endpoint: Endpoint, headers: Mapping[str, str], text: str
+    ) -> tuple[str, str] | None:
+        """(category, "rule:N") of the first rule that holds. Header names are looked up in lower case.
+
+        Of a text longer than twice MAX_MATCH, start and end are read; a rule that leads to `none` then
+        counts as matched, so that padding cannot carry a question past it.
+        """
+        cut = len(text) > 2 * MAX_MATCH
+        if self._matches:
+            text = f"{text[:MAX_MATCH]}\n{text[-MAX_MATCH:]}" if cut else text
+            text = text.encode("utf-8", "replace").decode()  # RE2 takes no lone surrogates
+        for compiled in self._rules:
+            if compiled.holds(tenant, model, endpoint, headers, text, cut):
+                return compiled.rule.then.category, compiled.name
+        return None
+
+    def ruling(
+        self,
+        controls: Controls,
+        ruled: tuple[str, str] | None,
+        label: tuple[str, float] | None,
+        load: float = 0.0,
+    ) -> Ruling:
+        """What is permitted: a rule's word first, then hint and classification together.
+
+        `ruled` is the answer of `rule`; `label` the classifier's (category, confidence), None if there is
+        no vector (beyond the window, embedder busy).
+        """
+        if ruled is not None:
+            ruling = self._permit(ruled[0], 1.0, ruled[1], load)
+        else:
+            ruling = self._classified(label, load)
+            if controls.category in self._categories:
+                ruling = self._hinted(ruling, self._permit(controls.category, 1.0, "hint", load))
+        return _controlled(ruling, controls)
+
+    def may_store(self, ruling: Ruling, temperature: float | None) -> bool:
+        """Whether an answer under this ruling may be stored at all.
+
+        A question that nothing could classify might belong to a category that forbids storing.
+        """
+        unknown = ruling.rule == "unclassified" and self.any_none
+        return ruling.mode != "none" and not unknown and not too_hot(ruling.max_temperature, temperature)
+
+    def exact_bar(self, entry: Entry, temperature: float | None, now: float, load: float = 0.0) -> str | None:
+        """Why an exact hit on this entry is not served, by its category as the book stands now; or None."""
+        category = self.category(entry.category)
+        if category.cache.mode == "none":
+            return "mode-none"
+        if now >= min(entry.expires, entry.created + adapt(category, load)[1]):
+            return "expired"
+        return "temperature" if too_hot(category.cache.max_temperature, temperature) else None
+
+    def against(self, ruling: Ruling, entry: Entry) -> tuple[Mode, float]:
+        """Mode and threshold for a semantic hit on an entry: the stricter of question's and entry's category."""
+        category = self.category(entry.category)
+        threshold, _ = adapt(category, ruling.load)
+        return stricter(ruling.mode, category.cache.mode), max(ruling.threshold, threshold)
+
+    def _compiled(self, number: int, rule: Rule) -> _CompiledRule:
+        pattern = compile_pattern(rule.when.match) if rule.when.match is not None else None
+        forbids = self.category(rule.then.category).cache.mode == "none"
+        return _CompiledRule(rule, f"rule:{number}", pattern, forbids)
+
+    def _permit(self, name: str, confidence: float, rule: str, load: float) -> Ruling:
+        category = self.category(name)
+        threshold, ttl = adapt(category, load)
+        return Ruling(
+            category=category.name,
+            confidence=confidence,
+            rule=rule,
+            mode=category.cache.mode,
+            threshold=threshold,
+            ttl=ttl,
+            priority=category.cache.priority,
+            max_temperature=category.cache.max_temperature,
+            offload=category.offload.allow,
+            load=load,
+        )
+
+    def _classified(self, label: tuple[str, float] | None, load: float) -> Ruling:
+        if label is None:
+            ruling = self._permit(DEFAULT, 0.0, "unclassified", load)
+            return replace(ruling, offload=ruling.offload and self._offload_all)
+        name, confidence = label
+        if confidence < MIN_CONFIDENCE or name not in self._categories:
+            return self._permit(DEFAULT, confidence, "default", load)
+        return self._permit(name, confidence, "classifier", load)
+
+    def _hinted(self, base: Ruling, hint: Ruling) -> Ruling:
+        """The hinted category, held to whatever is stricter in the classified one. `none` stays where it is."""
+        if base.mode == "none":
+            return base
+        limits = [limit for limit in (base.max_temperature, hint.max_temperature) if limit is not None]
+        return replace(
+            hint,
+            rule=base.rule if base.rule == "unclassified" else hint.rule,
+            mode=stricter(base.mode, hint.mode),
+            threshold=max(base.threshold, hint.threshold),
+            ttl=min(base.ttl, hint.ttl),
+            priority=min(base.priority, hint.priority),
+            max_temperature=min(limits, default=None),
+            offload=base.offload and hint.offload,
+        )
+
+
+def _controlled(ruling: Ruling, controls: Controls) -> Ruling:
+    """The caller's own controls; each may only tighten."""
+    return replace(
+        ruling,
+        mode=ruling.mode if controls.semantic else stricter(ruling.mode, "exact"),
+        threshold=max(ruling.threshold, controls.threshold or 0.0),
+        ttl=ruling.ttl if controls.ttl is None else min(ruling.ttl, controls.ttl),
+        offload=ruling.offload and controls.offload,
+    )
