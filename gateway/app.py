@@ -20,6 +20,7 @@ from gateway.admin.server import AdminServer
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
+from gateway.cache.guard import CHECKS, Guard
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
 from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, StoreConfig
@@ -28,9 +29,10 @@ from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.interfaces import DocumentStore, Embedder
 from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
-from gateway.policy.book import Policy
+from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
-from gateway.policy.shipped import folder as shipped_folder
+from gateway.policy.policy import Policy
+from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.strategies import LeastInFlight
@@ -74,7 +76,13 @@ class App:
         )
         self.worker.start()
         self.policy = LivePolicy(
-            config.policies or shipped_folder(), self.store, self.worker, Prototypes.fit, self._policy_changed
+            config.policies or shipped(),
+            self.store,
+            self.worker,
+            frozenset(CHECKS),
+            _policy,
+            Prototypes.fit,
+            self._policy_changed,
         )
         ledger = Ledger(config.cache.max_bytes, *_quotas(self.policy.current, config.cache.max_bytes))
         self.writer = Writer(self.store)
@@ -267,7 +275,7 @@ class App:
     def _policy_changed(self, policy: Policy) -> None:
         """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""
         self.cache.catalog.ledger.govern(*_quotas(policy, self.config.cache.max_bytes))
-        self.cache.forget(self.cache.matching(lambda entry: policy.terms(entry.category).mode == "none"))
+        self.cache.forget(self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none"))
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -434,12 +442,13 @@ def _backend(model: str, place: int, config: BackendConfig) -> Backend:
     )
 
 
+def _policy(book: Book) -> Policy:
+    chosen = CHECKS if book.guard.checks is None else book.guard.checks
+    return Policy(book, Guard([name for name in chosen if name not in book.guard.off]))
+
+
 def _quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:
-    """Guaranteed bytes per category; categories without a share of their own split what is left."""
+    """Guaranteed bytes per category, and the categories' weights in the eviction score."""
     categories = policy.book.categories
-    shares = {c.name: c.cache.quota.share for c in categories if c.cache.quota is not None}
-    rest = [c.name for c in categories if c.name not in shares]
-    left = max(0.0, 1.0 - sum(shares.values()))
-    shares.update({name: left / len(rest) for name in rest})
     weights = {c.name: c.cache.priority for c in categories}
-    return {n: int(s * capacity) for n, s in shares.items()}, lambda name: weights.get(name, 1.0)
+    return {c.name: int(c.cache.quota.share * capacity) for c in categories}, lambda name: weights.get(name, 1.0)

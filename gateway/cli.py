@@ -103,7 +103,9 @@ def _run(work: Any) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from gateway.policy.book import Policy, PolicyFaults, load_folder
+    from gateway.cache.guard import CHECKS
+    from gateway.policy.faults import PolicyFaults
+    from gateway.policy.folder import load_folder
 
     folder = options.policies
     if options.config is not None:
@@ -112,7 +114,7 @@ def _validate(options: argparse.Namespace) -> int:
         print(f"{options.config}: ok")
     if folder is not None:
         try:
-            book = Policy(load_folder(folder)).book
+            book = load_folder(folder, frozenset(CHECKS))
         except PolicyFaults as faults:
             print(faults, file=sys.stderr)
             return 1
@@ -121,10 +123,9 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from gateway.policy.book import Book
+    from gateway.policy.book import schema
 
-    model = Config if options.what == "config" else Book
-    print(json.dumps(model.model_json_schema(), indent=2))
+    print(json.dumps(Config.model_json_schema() if options.what == "config" else schema(), indent=2))
     return 0
 
 

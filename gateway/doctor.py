@@ -11,9 +11,10 @@ from pathlib import Path
 import aiohttp
 
 from gateway import app
+from gateway.cache.guard import CHECKS
 from gateway.config import Config
-from gateway.policy.book import Policy, load_folder
-from gateway.policy.shipped import folder as shipped_folder
+from gateway.policy.folder import load_folder
+from gateway.policy.shipped import shipped
 
 _PAIR = ("How do I reverse a list in Python?", "How can I reverse a list in Python?")
 
@@ -21,7 +22,7 @@ _PAIR = ("How do I reverse a list in Python?", "How can I reverse a list in Pyth
 async def examine(config: Config) -> int:
     """Print one line a part; returns 0 when all work."""
     parts: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-        ("policies", lambda: _policies(config.policies or shipped_folder())),
+        ("policies", lambda: _policies(config.policies or shipped())),
         ("store", lambda: _store(config)),
         ("embedder", lambda: asyncio.to_thread(_embedder, config)),
     ]
@@ -39,7 +40,7 @@ async def examine(config: Config) -> int:
 
 
 async def _policies(folder: Path) -> str:
-    book = Policy(load_folder(folder)).book
+    book = load_folder(folder, frozenset(CHECKS))
     off = [c.name for c in book.categories if c.cache.mode != "semantic"]
     return f"{len(book.categories)} categories in {folder}; without semantic reuse: {', '.join(off) or 'none'}"
 

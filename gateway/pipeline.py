@@ -19,11 +19,12 @@ from multidict import CIMultiDict
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
-from gateway.cache.semantic import Terms, choose
+from gateway.cache.semantic import choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
 from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, Reply, Request, Reuse
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
+from gateway.policy.policy import too_hot
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import to_client, to_upstream
 from gateway.routing.upstream import Upstream
@@ -111,20 +112,12 @@ class Pipeline:
         return None if document is None else Reuse(entry, "exact", document)
 
     def _servable(self, x: Exchange, entry: Entry) -> bool:
-        """Lifetime, caller's max-age and the entry's policy, all from memory."""
-        terms, age = self._terms(x, entry), self._clock() - entry.created
-        limit = _request(x).controls.max_age
-        return (
-            terms.mode != "none"
-            and age < terms.ttl
-            and entry.expires > self._clock()
-            and (limit is None or age <= limit)
-            and _cool_enough(entry.temperature, terms.max_temperature)
-        )
-
-    def _terms(self, x: Exchange, entry: Entry) -> Terms:
-        terms: Terms = x.policy.terms(entry.category)
-        return terms
+        """Lifetime, caller's max-age and the entry's policy as it stands now, all from memory."""
+        request, now = _request(x), self._clock()
+        limit = request.controls.max_age
+        if limit is not None and now - entry.created > limit:
+            return False
+        return x.policy.exact_bar(entry, _temperature(request), now) is None
 
     async def _weigh(self, x: Exchange) -> Decision:
         """Everything after the exact step: one embedding at most, one ruling, one choice."""
@@ -136,7 +129,7 @@ class Pipeline:
         assert ruling is not None
         if ruling.mode == "none":
             return self._forward(x, "mode-none")
-        if not _cool_enough(_temperature(request), ruling.max_temperature):
+        if too_hot(ruling.max_temperature, _temperature(request)):
             return self._forward(x, "temperature")
         if not request.controls.read:
             return self._forward(x, "refresh")
@@ -153,23 +146,25 @@ class Pipeline:
         """
         request, policy = _request(x), x.policy
         text = request.question or ""
-        rule = policy.rule(x.tenant, request.model, request.endpoint, x.headers, text)
+        tenant = x.tenant.removeprefix("t:")
+        ruled = policy.rule(tenant, request.model, request.endpoint, x.headers, text)
         semantic = request.barred is None and request.controls.semantic
-        if rule is not None and (not semantic or policy.terms(rule[0]).mode in ("exact", "none")):
-            x.ruling = policy.ruling(rule=rule, controls=request.controls, label=None, confidence=0.0)
-            return None
+        if ruled is not None:  # the category is known: embed only where a semantic step can follow
+            x.ruling = policy.ruling(request.controls, ruled, None)
+            if not semantic or x.ruling.mode in ("exact", "none"):
+                return None
         skipped: str | None = "no-question"
-        label, confidence = None, 0.0
+        label = None
         if semantic:
             x.partition = partition_fingerprint(request, x.tenant, policy.ignore)
         if text.strip():
             look, skipped = await self._embed(x, text, semantic and request.controls.read)
             if look is not None:
                 x.marks["embed"], x.marks["search"] = look.embed_s, look.search_s
-                label, confidence = look.label, look.confidence
+                label = None if look.label is None else (look.label, look.confidence)
                 x.vector = look.vector if semantic else None
                 x.neighbours = look.candidates
-        x.ruling = policy.ruling(rule=rule, controls=request.controls, label=label, confidence=confidence)
+        x.ruling = policy.ruling(request.controls, ruled, label)
         return skipped
 
     async def _embed(self, x: Exchange, text: str, search: bool) -> tuple[Any, str | None]:
@@ -193,7 +188,7 @@ class Pipeline:
             request.question or "",
             [(entry, similarity) for entry, similarity in known if entry is not None],
             threshold=ruling.threshold,
-            terms=lambda entry: self._terms(x, entry),
+            demands=lambda entry: x.policy.against(ruling, entry),
             servable=lambda entry: self._servable(x, entry),
             guard=x.policy.guard,
         )
@@ -361,9 +356,9 @@ class Pipeline:
     def _plan_entry(self, x: Exchange) -> None:
         """Name the entry this answer will be stored under, if policy and caller allow it to be stored."""
         request, ruling, policy = _request(x), x.ruling, x.policy
-        if ruling is None or not x.exact or not request.controls.write or not policy.may_store(ruling):
+        if ruling is None or not x.exact or not request.controls.write:
             return
-        if not _cool_enough(_temperature(request), ruling.max_temperature):
+        if not policy.may_store(ruling, _temperature(request)):
             return
         now = self._clock()
         x.entry = Entry(
@@ -472,11 +467,6 @@ def _remembers(request: Request) -> bool:
 def _temperature(request: Request) -> float | None:
     value = request.fields.get("temperature")
     return float(value) if isinstance(value, int | float) else None
-
-
-def _cool_enough(temperature: float | None, limit: float | None) -> bool:
-    """An unset temperature counts as the field's default of 1."""
-    return limit is None or (1.0 if temperature is None else temperature) <= limit
 
 
 def _flight_key(x: Exchange) -> Any:

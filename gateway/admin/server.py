@@ -30,7 +30,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse
 from gateway.pipeline import Pipeline
-from gateway.policy.book import Book, Policy, diff, from_json, to_json
+from gateway.policy.book import Book, diff, to_json
 from gateway.policy.live import LivePolicy
 from gateway.record import Receipts
 from gateway.routing.fleet import Fleet
@@ -177,7 +177,7 @@ class AdminServer:
         return self._category(self._policy.book, request.match_info["category"])
 
     async def _replace_book(self, request: web.Request) -> web.Response:
-        book = await self._adopt(request, from_json(await _json(request)))
+        book = await self._adopt(request, self._policy.parse(await _json(request)))
         return self._book(book)
 
     async def _replace_category(self, request: web.Request) -> web.Response:
@@ -191,7 +191,7 @@ class AdminServer:
         return self._book(await self._adopt(request, self._policy.book.without_category(name)))
 
     async def _validate(self, request: web.Request) -> web.Response:
-        book = from_json(await _json(request))
+        book = self._policy.parse(await _json(request))
         return _answer({"valid": True, "version": book.version, "changes": diff(self._policy.book, book)})
 
     async def _reload(self, request: web.Request) -> web.Response:

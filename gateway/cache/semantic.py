@@ -12,16 +12,6 @@ from typing import Protocol
 from gateway.exchange import Candidate, Entry, Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What an entry's own category, as the policy stands now, demands of reusing it."""
-
-    mode: Mode
-    threshold: float
-    ttl: float  # seconds since creation
-    max_temperature: float | None
-
-
 class Judge(Protocol):
     """The guard: the code of the first check that disagrees, or None."""
 
@@ -44,7 +34,7 @@ def choose(
     neighbours: Sequence[tuple[Entry, float]],
     *,
     threshold: float,
-    terms: Callable[[Entry], Terms],
+    demands: Callable[[Entry], tuple[Mode, float]],
     servable: Callable[[Entry], bool],
     guard: Judge,
 ) -> Choice:
@@ -52,19 +42,19 @@ def choose(
 
     Args:
         neighbours: (entry, cosine similarity), nearest first, of one compatibility partition.
-        threshold: the question's; the stricter of it and the entry's category's counts.
+        threshold: the question's own, told where nothing was compared.
+        demands: mode and threshold for reusing an entry: the stricter of the question's and the entry's.
         servable: lifetime, age, temperature: everything in memory that is not about meaning.
     """
     compared: list[Candidate] = []
     reason, decisive = "partition-empty", threshold
     for entry, similarity in neighbours:
-        demanded = terms(entry)
-        needed = max(threshold, demanded.threshold)
+        mode, needed = demands(entry)
         candidate = Candidate(entry, similarity)
         if similarity < needed:
             verdict = "below-threshold"
-        elif demanded.mode not in ("semantic", "shadow"):
-            verdict = f"mode-{demanded.mode}"
+        elif mode not in ("semantic", "shadow"):
+            verdict = f"mode-{mode}"
         elif not servable(entry):
             verdict = "expired"
         else:
@@ -72,7 +62,7 @@ def choose(
             verdict = f"guard:{veto}" if veto else "ok"
         compared.append(replace(candidate, verdict=verdict))
         if verdict == "ok":
-            shadow = demanded.mode == "shadow"
+            shadow = mode == "shadow"
             return Choice(None if shadow else entry, "shadow" if shadow else "hit", similarity, needed, compared)
         if len(compared) == 1 or (reason == "below-threshold" and verdict != reason):
             reason, decisive = verdict, needed

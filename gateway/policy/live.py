@@ -8,13 +8,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
 from gateway.errors import EmbedderBusy, EmbedderFailed, StoreError
 from gateway.interfaces import Classifier, DocumentStore, Vector
-from gateway.policy.book import Book, Policy, from_json, load_folder, to_json
+from gateway.policy.book import Book, from_json, to_json
+from gateway.policy.folder import load_folder
+from gateway.policy.policy import Policy
 
 log = logging.getLogger("gateway.policy")
 _KEY = "policies"
@@ -33,6 +35,8 @@ class LivePolicy:
 
     Args:
         folder: the operator's policy files; the seed of the book.
+        checks: names of the guard's checks that exist.
+        compile: book → policy, with its guard.
         fit: (category of each example, vectors) → classifier.
         changed: told of every new book, after it is in force.
     """
@@ -42,28 +46,40 @@ class LivePolicy:
         folder: Path,
         store: DocumentStore,
         worker: Examples,
+        checks: frozenset[str],
+        compile: Callable[[Book], Policy],
         fit: Callable[[list[str], Vector], Classifier],
         changed: Callable[[Policy], None],
     ) -> None:
         self._folder = folder
         self._store = store
         self._worker = worker
+        self._checks = checks
+        self._compile = compile
         self._fit = fit
         self._changed = changed
         self._turn = asyncio.Lock()  # one change at a time
         self._learned: str | None = None  # version whose examples the classifier knows
-        self.current = Policy(load_folder(folder))
+        self.current = compile(load_folder(folder, checks))
 
     @property
     def book(self) -> Book:
         return self.current.book
+
+    def parse(self, obj: Any) -> Book:
+        """A book given as JSON in the YAML's shape.
+
+        Raises:
+            PolicyFaults: with every fault in it.
+        """
+        return from_json(obj, self._checks)
 
     async def restore(self) -> None:
         """Adopt the book last edited by API, if the store has one and it is still valid."""
         try:
             raw = await self._store.get_meta(_KEY)
             if raw:
-                self._swap(Policy(from_json(orjson.loads(raw))))
+                self._swap(self._compile(self.parse(orjson.loads(raw))))
         except (StoreError, ValueError) as error:
             log.warning("policies edited by API are unavailable, the folder's are in force: %s", error)
         except Exception as error:
@@ -72,7 +88,7 @@ class LivePolicy:
     async def replace(self, book: Book) -> None:
         """Put a validated book in force, and keep it."""
         async with self._turn:
-            await self._enforce(Policy(book))
+            await self._enforce(self._compile(book))
             await self._save(orjson.dumps(to_json(book)))
 
     async def reload(self) -> Book:
@@ -82,8 +98,8 @@ class LivePolicy:
             PolicyFaults: the folder's files are not valid; the old book stays in force.
         """
         async with self._turn:
-            book = await asyncio.to_thread(load_folder, self._folder)
-            await self._enforce(Policy(book))
+            book = await asyncio.to_thread(load_folder, self._folder, self._checks)
+            await self._enforce(self._compile(book))
             await self._save(b"")
         return book
 
@@ -102,16 +118,14 @@ class LivePolicy:
 
     async def _fit_to(self, policy: Policy) -> None:
         """Categories are told apart by their examples; without a classifier everything is `default`."""
-        names, texts = policy.examples()
+        names, texts = policy.utterances()
         version = str(hash((tuple(names), tuple(texts))))
         if version == self._learned:
             return
         try:
-            if len(set(names)) < 1:
-                self._worker.set_classifier(None)
-            else:
-                vectors = await self._worker.encode(texts)
-                self._worker.set_classifier(await asyncio.to_thread(self._fit, names, vectors))
+            vectors = await self._worker.encode(texts) if texts else None
+            fitted = None if vectors is None else await asyncio.to_thread(self._fit, names, vectors)
+            self._worker.set_classifier(fitted)
         except (EmbedderBusy, EmbedderFailed) as error:
             log.warning("categories cannot be learned while the embedder does not run: %s", error)
             return

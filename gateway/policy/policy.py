@@ -62,8 +62,10 @@ class _CompiledRule:
 class Policy:
     """A compiled book. Frozen in use: a new book is a new Policy."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, guard: Any = None) -> None:
         self.book = book
+        self.guard = guard  # made from the book's list of checks; the walk asks it before a semantic hit
+        self.ignore = frozenset(book.ignore)
         self.version = book.version
         self._categories = {category.name: category for category in book.categories}
         self._default = self._categories[DEFAULT]

@@ -1,5 +1,5 @@
-from gateway.cache.semantic import Choice, Terms, choose
-from gateway.exchange import Entry
+from gateway.cache.semantic import Choice, choose
+from gateway.exchange import Entry, Mode
 from tests.cache.entries import entry
 
 
@@ -10,13 +10,17 @@ class WordGuard:
         return "negation" if ("not" in asked.split()) != ("not" in stored.split()) else None
 
 
-def pick(neighbours: list[tuple[Entry, float]], question: str = "is it safe", **terms: object) -> Choice:
-    given = {"mode": "semantic", "threshold": 0.9, "ttl": 1e9, "max_temperature": None, **terms}
+def pick(
+    neighbours: list[tuple[Entry, float]],
+    question: str = "is it safe",
+    mode: Mode = "semantic",
+    threshold: float = 0.9,
+) -> Choice:
     return choose(
         question,
         neighbours,
         threshold=0.9,
-        terms=lambda _: Terms(**given),  # type: ignore[arg-type]
+        demands=lambda _: (mode, threshold),
         servable=lambda e: e.expires > 10.0,
         guard=WordGuard(),
     )
