@@ -33,13 +33,14 @@ async def measure(entries: int) -> tuple[float, float]:
     from gateway.cache.quota import Ledger
     from gateway.embedding.worker import Worker
     from gateway.exchange import Entry
+    from gateway.index.partitions import Partitions
 
     def no_embedder() -> object:
         raise RuntimeError("this measurement embeds nothing")
 
-    worker = Worker(no_embedder)  # type: ignore[arg-type]
+    worker = Worker(no_embedder, Partitions())  # type: ignore[arg-type]
     worker.start()
-    await worker.started()
+    await worker.ready.wait()
     catalog = Catalog(Ledger(1 << 40, {}, lambda _: 1.0), time.time)
     rng, partition = np.random.default_rng(1), os.urandom(32)
     gc.collect()

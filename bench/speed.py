@@ -200,7 +200,7 @@ def latency(folder: Path, rounds: int) -> list[Row]:
     from gateway.embedding.sentence import SentenceEmbedder
 
     engine = Server("engine", free_port())
-    embedder = SentenceEmbedder("auto", "onnx-int8", Path.home() / ".cache" / "semantic-gateway")
+    embedder = SentenceEmbedder("auto", "onnx-int8", cache=Path.home() / ".cache" / "semantic-gateway")
     asked = questions(300, seed=1)
 
     def embed_alone() -> float:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gateway.classify.prototypes import Prototypes
 from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, StoreConfig
 from gateway.embedding.worker import Worker
 from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
+from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
 from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
@@ -68,8 +70,10 @@ class App:
         config = self.config
         self.store = _store(config.store)
         await self._open_store()
+        self.partitions = Partitions()
         self.worker = Worker(
             lambda: _embedder(config.embedder),
+            self.partitions,
             max_batch=config.embedder.batch,
             max_queue=config.embedder.queue,
             deadline=config.embedder.deadline,
@@ -193,7 +197,7 @@ class App:
 
     async def _warm(self) -> None:
         """Once the embedder runs: learn the categories, rebuild the index from stored vectors."""
-        await self.worker.started()
+        await self.worker.ready.wait()
         await self.policy.learn()
         while not self.store_open:
             await asyncio.sleep(_WARM_RETRY_SECONDS)
@@ -211,9 +215,9 @@ class App:
 
     async def _same_embedder(self) -> bool:
         """Vectors of two models or runtimes are not comparable: after a change, old entries serve exact hits."""
-        name = self.worker.name
-        if name is None:
+        if self.worker.embedder is None:
             return True
+        name = self.worker.embedder.name
         stored = await self.store.get_meta(_EMBEDDER)
         if stored is None or stored.decode() != name:
             await self.store.put_meta(_EMBEDDER, name.encode())
@@ -313,13 +317,13 @@ class App:
             "stored": self.cache.stored,
             "store_failures": self.cache.store_failures,
             "flights": len(self.flights),
-            "index": self.worker.stats(),
+            "index": asdict(self.partitions.stats()),
             "skipped": self.pipeline.skipped,
             "vetoes": self.pipeline.vetoes,
         }
 
     def _readings(self) -> Iterator[Reading]:
-        catalog, ledger, worker = self.cache.catalog, self.cache.catalog.ledger, self.worker
+        catalog, ledger, counts = self.cache.catalog, self.cache.catalog.ledger, self.worker.counts
         names = ledger.categories()
         label = ("category",)
         yield "gateway_cache_entries", "Entries.", "gauge", label, [((n,), ledger.count_of(n)) for n in names]
@@ -332,9 +336,9 @@ class App:
             ("gateway_cache_stored", "Answers stored durably.", self.cache.stored),
             ("gateway_store_failures", "Store operations that failed.", self.cache.store_failures),
             ("gateway_store_dropped", "Answers not stored: the write queue was full.", self.writer.dropped),
-            ("gateway_embedder_texts", "Texts embedded.", worker.texts),
-            ("gateway_embedder_batches", "Batches embedded.", worker.batches),
-            ("gateway_embedder_failures", "Batches the embedder failed on.", worker.failed),
+            ("gateway_embedder_texts", "Texts embedded.", counts.texts),
+            ("gateway_embedder_batches", "Batches embedded.", counts.batches),
+            ("gateway_embedder_failures", "Look-ups the embedder failed on.", counts.failed),
             ("gateway_log_dropped", "Log lines dropped.", logs.dropped()),
             ("gateway_internal_errors", "Requests that failed inside the gateway.", self.server.internal_errors),
         ):
@@ -344,7 +348,7 @@ class App:
         vetoes = [((check,), count) for check, count in self.pipeline.vetoes.items()]
         yield "gateway_guard_vetoes", "Neighbours the guard refused.", "counter", ("check",), vetoes
         yield "gateway_in_flight", "Requests in progress.", "gauge", (), [((), self.server.in_flight)]
-        yield "gateway_embedder_up", "1 while the embedder runs.", "gauge", (), [((), worker.state == "ready")]
+        yield "gateway_embedder_up", "1 while the embedder runs.", "gauge", (), [((), self.worker.state == "ready")]
         backends = self.fleet.backends
         label = ("backend",)
         yield "gateway_backend_in_flight", "Requests at a backend.", "gauge", label, [((b.id,), b.in_flight) for b in backends]
@@ -412,7 +416,7 @@ def _embedder(config: EmbedderConfig) -> Embedder:
     from gateway.embedding.sentence import SentenceEmbedder
 
     cache = config.cache or Path.home() / ".cache" / "semantic-gateway"
-    return SentenceEmbedder(config.model, config.runtime, cache)
+    return SentenceEmbedder(config.model, config.runtime, cache=cache)
 
 
 def _keys(config: Config) -> list[tuple[str, str]]:

@@ -138,7 +138,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _bake(options: argparse.Namespace) -> int:
     from gateway.embedding.sentence import SentenceEmbedder
 
-    print(SentenceEmbedder("auto", "onnx-int8", options.cache).name)
+    print(SentenceEmbedder("auto", "onnx-int8", cache=options.cache).name)
     return 0
 
 

@@ -299,20 +299,20 @@ def test_18_a_cache_that_never_engages_can_be_seen(gateway: Running) -> None:
 
 
 def test_19_one_embedding_a_request_and_none_for_an_exact_hit(gateway: Running) -> None:
-    before = gateway.app.worker.texts
+    before = gateway.app.worker.counts.texts
     stored(gateway)
-    assert gateway.app.worker.texts == before + 1, "a miss that is stored embeds once"
+    assert gateway.app.worker.counts.texts == before + 1, "a miss that is stored embeds once"
     gateway.ask(FRANCE)
-    assert gateway.app.worker.texts == before + 1, "an exact hit embeds nothing"
+    assert gateway.app.worker.counts.texts == before + 1, "an exact hit embeds nothing"
     gateway.ask(PARAPHRASE)
-    assert gateway.app.worker.texts == before + 2
+    assert gateway.app.worker.counts.texts == before + 2
 
 
 def test_20_expired_entries_leave_memory_index_and_store(gateway: Running) -> None:
     stored(gateway, x_gateway_cache_ttl="1")
     assert len(gateway.app.cache.catalog) == 1
     deadline = time.monotonic() + 10
-    while len(gateway.app.cache.catalog) or gateway.app.worker.stats()["entries"]:
+    while len(gateway.app.cache.catalog) or gateway.app.partitions.stats().entries:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert decision(gateway.ask(PARAPHRASE)) == ("forward", "partition-empty")

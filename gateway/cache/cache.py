@@ -29,7 +29,7 @@ class Vectors(Protocol):
 
     def remove(self, id: int, partition: bytes) -> "asyncio.Future[Any]": ...
 
-    async def load_many(self, items: Sequence[tuple[int, bytes, Vector]]) -> None: ...
+    def load_many(self, changes: "Sequence[tuple[int, bytes, Vector | None]]") -> "asyncio.Future[int]": ...
 
 
 class Queue(Protocol):
@@ -150,7 +150,7 @@ class Cache:
             StoreError: the store cannot be read; what was loaded stays.
         """
         async for batch in self._store.scan():
-            items: list[tuple[int, bytes, Vector]] = []
+            items: list[tuple[int, bytes, Vector | None]] = []
             for entry, raw in batch:
                 if self.catalog.get(entry.id) is not None:
                     continue

@@ -89,7 +89,10 @@ class Running:
         while self.app.pipeline._calls or self.app.cache._writing or len(self.app.flights):
             assert time.monotonic() < deadline, "answers are not being stored"
             time.sleep(0.005)
-        self.run(self.app.worker.idle())
+        self.run(self._indexed())
+
+    async def _indexed(self) -> None:
+        await self.app.worker.load_many([])  # changes are applied in order: what came before is in the index
 
     def close(self) -> None:
         self.http.close()
