@@ -38,7 +38,11 @@ def start(commands: Path, folder: Path, engine: int, *, cache: bool) -> tuple[su
     model = {"model": "openai/bench", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
     settings = {"cache": True, "cache_params": {"type": "local"}} if cache else {}
     config = folder / f"litellm-{cache}.yaml"
-    config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": model}], "litellm_settings": settings}))
+    config.write_text(
+        json.dumps(
+            {"model_list": [{"model_name": "bench", "litellm_params": model}], "litellm_settings": settings}
+        )
+    )
     environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     command = [str(commands / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -61,18 +65,27 @@ def main() -> None:
     options = parser.parse_args()
     commands = install(options.venv.resolve())
     engine = Server("engine", free_port())
-    lines = ["| | gateway, a second | LiteLLM, a second | ratio | gateway p50 / p99 ms | LiteLLM p50 / p99 ms |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | gateway, a second | LiteLLM, a second | ratio | gateway p50 / p99 ms | LiteLLM p50 / p99 ms |",
+        "|---|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as place, gateway(Path(place), engine.port) as ours:
         off = [body("How do I reverse a list in Python?", cache={"no-cache": True, "no-store": True})]
         hit = [body("How do I reverse a list in Python?")]
-        for what, ours_body, theirs_body, cache in (("forward", off, hit, False), ("exact hit", hit, hit, True)):
+        for what, ours_body, theirs_body, cache in (
+            ("forward", off, hit, False),
+            ("exact hit", hit, hit, True),
+        ):
             process, port = start(commands, Path(place), engine.port, cache=cache)
             try:
                 for server, bodies in ((ours.port, ours_body), (port, theirs_body)):
                     load(server, bodies, 8, 2.0)
                 for concurrency in (1, 8):
                     pairs = [
-                        (load(ours.port, ours_body, concurrency, options.seconds), load(port, theirs_body, concurrency, options.seconds))
+                        (
+                            load(ours.port, ours_body, concurrency, options.seconds),
+                            load(port, theirs_body, concurrency, options.seconds),
+                        )
                         for _ in range(options.rounds)
                     ]
                     lines.append(_line(f"{what}, {concurrency} connections", pairs))
@@ -91,7 +104,9 @@ def _line(what: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> 
 
     ratio = statistics.median(a["rps"] / b["rps"] for a, b in pairs)
     ours, theirs = (f"{middle(side, 'p50'):.2f} / {middle(side, 'p99'):.2f}" for side in (0, 1))
-    return f"| {what} | {middle(0, 'rps'):,.0f} | {middle(1, 'rps'):,.0f} | {ratio:.0f} × | {ours} | {theirs} |"
+    return (
+        f"| {what} | {middle(0, 'rps'):,.0f} | {middle(1, 'rps'):,.0f} | {ratio:.0f} × | {ours} | {theirs} |"
+    )
 
 
 if __name__ == "__main__":

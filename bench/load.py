@@ -29,7 +29,9 @@ class Tally:
 class Connection(asyncio.Protocol):
     """One keep-alive connection."""
 
-    def __init__(self, requests: Iterator[bytes], tally: Tally, deadline: float, done: asyncio.Future[None]) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], tally: Tally, deadline: float, done: asyncio.Future[None]
+    ) -> None:
         self._requests = requests
         self._tally = tally
         self._deadline = deadline
@@ -78,7 +80,9 @@ class Connection(asyncio.Protocol):
             self._done.set_result(None)
 
 
-async def run(port: int, path: str, bodies: list[bytes], concurrency: int, seconds: float, once: bool) -> Tally:
+async def run(
+    port: int, path: str, bodies: list[bytes], concurrency: int, seconds: float, once: bool
+) -> Tally:
     head = HEAD.format(path=path).encode()
     prepared = [head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
     requests = iter(prepared) if once else itertools.cycle(prepared)

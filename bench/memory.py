@@ -1,6 +1,6 @@
 """What an entry costs in memory beside its document: 100,000 entries in one partition.
 
-    python -m bench.memory [--entries 100000]
+python -m bench.memory [--entries 100000]
 """
 
 import argparse
@@ -21,19 +21,27 @@ def memory(entries: int = ENTRIES) -> tuple[str, str, str, bool]:
     """Measured in a fresh process, by its resident memory before and after."""
     import subprocess
 
-    out = subprocess.check_output([sys.executable, "-m", "bench.memory", "--entries", str(entries), "--child"], text=True)
+    out = subprocess.check_output(
+        [sys.executable, "-m", "bench.memory", "--entries", str(entries), "--child"], text=True
+    )
     each, seconds = out.split()
     value = f"{float(each):,.0f} bytes (built in {float(seconds):.0f} s)"
-    return f"index and metadata of {entries:,} entries, each", value, f"≤ {_MARK:,} bytes", float(each) <= _MARK
+    return (
+        f"index and metadata of {entries:,} entries, each",
+        value,
+        f"≤ {_MARK:,} bytes",
+        float(each) <= _MARK,
+    )
 
 
 async def measure(entries: int) -> tuple[float, float]:
     """(bytes an entry, seconds to build): catalogue and vectors, as the running gateway keeps them."""
+    from gateway.embedding.worker import Worker
+    from gateway.index.partitions import Partitions
+
     from gateway.cache.catalog import Catalog, random_id
     from gateway.cache.quota import Ledger
-    from gateway.embedding.worker import Worker
     from gateway.exchange import Entry
-    from gateway.index.partitions import Partitions
 
     def no_embedder() -> object:
         raise RuntimeError("this measurement embeds nothing")

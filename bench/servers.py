@@ -10,6 +10,7 @@ longest stall of its event loop, and prints it as JSON when it is told to stop.
 
 import argparse
 import asyncio
+import io
 import json
 import signal
 import sys
@@ -65,7 +66,9 @@ async def proxy(port: int, upstream: str) -> web.AppRunner:
     session = ClientSession(auto_decompress=False, connector=TCPConnector(limit=0))
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        async with session.post(upstream + request.path, data=await request.read(), headers=request.headers) as got:
+        async with session.post(
+            upstream + request.path, data=await request.read(), headers=request.headers
+        ) as got:
             response = web.StreamResponse(status=got.status, headers=got.headers)
             await response.prepare(request)
             async for chunk in got.content.iter_any():
@@ -88,7 +91,10 @@ async def _listen(handle: object, port: int) -> web.AppRunner:
 class Engine(asyncio.Protocol):
     """Answers every whole request with the same bytes, at once."""
 
-    RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+    RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(ANSWER),
+        ANSWER,
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -113,7 +119,7 @@ async def gateway(config: Path) -> object:
     from gateway.config import load
 
     settings = load(config)
-    log.start(settings.log.level, open("/dev/null", "w"))  # lines are made and written, to nowhere
+    log.start(settings.log.level, io.StringIO())  # lines are made and written, to nowhere that blocks
     app = App(settings)
     await app.start()
     while not app.readiness()[0]:

@@ -96,13 +96,21 @@ def gateway(folder: Path, engine: int, **embedder: Any) -> Iterator[Server]:
         server.stop()
 
 
-def load(port: int, bodies: list[bytes], concurrency: int, seconds: float, *, once: bool = False) -> dict[str, Any]:
+def load(
+    port: int, bodies: list[bytes], concurrency: int, seconds: float, *, once: bool = False
+) -> dict[str, Any]:
     """Run the generator in its own process."""
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"\n".join(bodies))
         file.flush()
         command = [sys.executable, "-m", "bench.load", "--port", str(port), "--bodies", file.name]
-        command += ["--concurrency", str(concurrency), "--seconds", str(seconds), *(["--once"] if once else [])]
+        command += [
+            "--concurrency",
+            str(concurrency),
+            "--seconds",
+            str(seconds),
+            *(["--once"] if once else []),
+        ]
         result: dict[str, Any] = json.loads(subprocess.check_output(command))
     if result["failed"] or not result["requests"]:
         raise SystemExit(f"{result['failed']} of {result['requests']} requests failed")
@@ -113,7 +121,10 @@ def body(question: str, **extra: Any) -> bytes:
     fields = {
         "model": "bench",
         "messages": [
-            {"role": "system", "content": "You are a helpful assistant. Answer briefly and say when you are unsure."},
+            {
+                "role": "system",
+                "content": "You are a helpful assistant. Answer briefly and say when you are unsure.",
+            },
             {"role": "user", "content": question},
         ],
         "temperature": 0.2,
@@ -132,7 +143,9 @@ def questions(count: int, seed: int) -> list[str]:
     ]
 
 
-def ratio(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, list[float], list[float]]:
+def ratio(
+    rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[float, list[float], list[float]]:
     """Alternate both sides; the median of the pairwise ratios, and both series."""
     pairs = [(ours(), theirs()) for _ in range(rounds)]
     return statistics.median(a / b for a, b in pairs), [a for a, _ in pairs], [b for _, b in pairs]
@@ -219,7 +232,9 @@ def latency(folder: Path, rounds: int) -> list[Row]:
         time.sleep(1.0)
         series: dict[str, list[float]] = {"hit": [], "miss": [], "off": [], "alone": []}
         for turn in range(rounds):
-            rephrased = [body(f"{q[:-1]} please {'now ' * turn}?".replace("How would", "How could")) for q in asked]
+            rephrased = [
+                body(f"{q[:-1]} please {'now ' * turn}?".replace("How would", "How could")) for q in asked
+            ]
             found = load(ours.port, rephrased, 1, 60.0, once=True)
             hits = found["decisions"].get("reuse", 0)
             if hits < 0.9 * len(asked):
@@ -227,11 +242,15 @@ def latency(folder: Path, rounds: int) -> list[Row]:
             series["hit"].append(found["p50"])
             fresh = [body(q) for q in questions(300, seed=100 + turn)]
             series["miss"].append(load(ours.port, fresh, 1, 60.0, once=True)["p50"])
-            series["off"].append(load(ours.port, [body(asked[0], cache={"no-cache": True, "no-store": True})], 1, 2.0)["p50"])
+            series["off"].append(
+                load(ours.port, [body(asked[0], cache={"no-cache": True, "no-store": True})], 1, 2.0)["p50"]
+            )
             series["alone"].append(embed_alone())
     engine.stop()
     hit = statistics.median(h - e for h, e in zip(series["hit"], series["alone"], strict=True))
-    miss = statistics.median(m - o - e for m, o, e in zip(series["miss"], series["off"], series["alone"], strict=True))
+    miss = statistics.median(
+        m - o - e for m, o, e in zip(series["miss"], series["off"], series["alone"], strict=True)
+    )
     middle = {name: statistics.median(values) for name, values in series.items()}
     rows.append(
         Row(
@@ -285,7 +304,9 @@ def batching(folder: Path, rounds: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     lines = ["| what | measured | mark | |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {r.what} | {r.value} | {r.mark} | {'met' if r.met else 'short'} |" for r in rows)])
+    return "\n".join(
+        [*lines, *(f"| {r.what} | {r.value} | {r.mark} | {'met' if r.met else 'short'} |" for r in rows)]
+    )
 
 
 def main() -> None:

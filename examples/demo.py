@@ -1,7 +1,7 @@
 """What `make run` does: an engine, the gateway in front of it, and four questions that show it working.
 
-    python examples/demo.py                     real llama.cpp with a small model, started here
-    python examples/demo.py --backend URL       an engine of your own, such as http://engine:8000/v1
+python examples/demo.py                     real llama.cpp with a small model, started here
+python examples/demo.py --backend URL       an engine of your own, such as http://engine:8000/v1
 """
 
 import argparse
@@ -41,7 +41,10 @@ def main() -> int:
         show(gateway)
         if options.once:
             return 0
-        print(f"\nServing. Base URL: {gateway}/v1   admin: http://127.0.0.1:{options.admin_port}   stop: Ctrl-C", flush=True)
+        print(
+            f"\nServing. Base URL: {gateway}/v1   admin: http://127.0.0.1:{options.admin_port}   stop: Ctrl-C",
+            flush=True,
+        )
         processes[-1].wait()
         return processes[-1].returncode
     except KeyboardInterrupt:
@@ -54,7 +57,9 @@ def main() -> int:
 
 
 def start_engine(port: int, processes: list[subprocess.Popen[bytes]]) -> str:
-    print("Engine: llama.cpp with Gemma 3 270M (base). The weights are Google's, under the Gemma Terms of Use:")
+    print(
+        "Engine: llama.cpp with Gemma 3 270M (base). The weights are Google's, under the Gemma Terms of Use:"
+    )
     print("        https://ai.google.dev/gemma/terms", flush=True)
     command = [sys.executable, str(HERE / "engine.py"), "--port", str(port)]
     processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
@@ -63,10 +68,14 @@ def start_engine(port: int, processes: list[subprocess.Popen[bytes]]) -> str:
 
 
 def start_gateway(backend: str, port: int, admin_port: int, processes: list[subprocess.Popen[bytes]]) -> str:
-    print(f"Gateway in front of {backend}; the first start exports the embedding model, a few seconds.", flush=True)
+    print(
+        f"Gateway in front of {backend}; the first start exports the embedding model, a few seconds.",
+        flush=True,
+    )
     command = [sys.executable, "-m", "gateway", "serve", "--backend", backend]
     command += ["--port", str(port), "--admin-port", str(admin_port)]
-    processes.append(subprocess.Popen(command, stderr=open("gateway.log", "ab")))
+    with open("gateway.log", "ab") as log:
+        processes.append(subprocess.Popen(command, stderr=log))
     wait_for(f"http://127.0.0.1:{port}/readyz", processes[-1])
     return f"http://127.0.0.1:{port}"
 

@@ -55,7 +55,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=9001)
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--weights", type=Path, default=Path.home() / ".cache" / "semantic-gateway" / "weights")
+    parser.add_argument(
+        "--weights", type=Path, default=Path.home() / ".cache" / "semantic-gateway" / "weights"
+    )
     options = parser.parse_args()
     server = start(options.port, options.weights, options.slots)
     threading.Event().wait()

@@ -1,7 +1,7 @@
 """LangChain through the gateway: again only the base URL changes.
 
-    pip install langchain-openai
-    python examples/langchain_chat.py [base URL]
+pip install langchain-openai
+python examples/langchain_chat.py [base URL]
 """
 
 import sys

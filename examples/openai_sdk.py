@@ -1,6 +1,6 @@
 """The OpenAI SDK, changed in nothing but its base URL; the gateway tells in headers what it did.
 
-    python examples/openai_sdk.py [base URL]
+python examples/openai_sdk.py [base URL]
 """
 
 import sys
@@ -12,7 +12,11 @@ model = client.models.list().data[0].id
 
 for question in ("What is the capital of Italy?", "What is the capital city of Italy?"):
     raw = client.chat.completions.with_raw_response.create(
-        model=model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=48, stop=["\n"]
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=48,
+        stop=["\n"],
     )
     answer = raw.parse().choices[0].message.content
     print(f"{raw.headers['x-gateway-decision']:8} {raw.headers['x-gateway-reason']:16} {question} → {answer}")

@@ -1,6 +1,6 @@
 """Streaming through the gateway: the first time live from the engine, the second time from memory.
 
-    python examples/streaming.py [base URL]
+python examples/streaming.py [base URL]
 """
 
 import sys

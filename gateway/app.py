@@ -222,7 +222,9 @@ class App:
         if stored is None or stored.decode() != name:
             await self.store.put_meta(_EMBEDDER, name.encode())
         if stored is not None and stored.decode() != name:
-            log.warning("the embedder changed from %s to %s: stored vectors are not used", stored.decode(), name)
+            log.warning(
+                "the embedder changed from %s to %s: stored vectors are not used", stored.decode(), name
+            )
             return False
         return True
 
@@ -279,7 +281,9 @@ class App:
     def _policy_changed(self, policy: Policy) -> None:
         """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""
         self.cache.catalog.ledger.govern(*_quotas(policy, self.config.cache.max_bytes))
-        self.cache.forget(self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none"))
+        self.cache.forget(
+            self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
+        )
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -327,10 +331,20 @@ class App:
         names = ledger.categories()
         label = ("category",)
         yield "gateway_cache_entries", "Entries.", "gauge", label, [((n,), ledger.count_of(n)) for n in names]
-        yield "gateway_cache_bytes", "Bytes charged.", "gauge", label, [((n,), ledger.bytes_of(n)) for n in names]
-        yield "gateway_cache_evicted", "Entries evicted by quota.", "counter", label, [
-            ((n,), count) for n, count in catalog.evicted.items()
-        ]
+        yield (
+            "gateway_cache_bytes",
+            "Bytes charged.",
+            "gauge",
+            label,
+            [((n,), ledger.bytes_of(n)) for n in names],
+        )
+        yield (
+            "gateway_cache_evicted",
+            "Entries evicted by quota.",
+            "counter",
+            label,
+            [((n,), count) for n, count in catalog.evicted.items()],
+        )
         for name, text, value in (
             ("gateway_cache_expired", "Entries whose lifetime ended.", catalog.expired),
             ("gateway_cache_stored", "Answers stored durably.", self.cache.stored),
@@ -340,7 +354,11 @@ class App:
             ("gateway_embedder_batches", "Batches embedded.", counts.batches),
             ("gateway_embedder_failures", "Look-ups the embedder failed on.", counts.failed),
             ("gateway_log_dropped", "Log lines dropped.", logs.dropped()),
-            ("gateway_internal_errors", "Requests that failed inside the gateway.", self.server.internal_errors),
+            (
+                "gateway_internal_errors",
+                "Requests that failed inside the gateway.",
+                self.server.internal_errors,
+            ),
         ):
             yield name, text, "counter", (), [((), value)]
         skipped = [((reason,), count) for reason, count in self.pipeline.skipped.items()]
@@ -348,12 +366,36 @@ class App:
         vetoes = [((check,), count) for check, count in self.pipeline.vetoes.items()]
         yield "gateway_guard_vetoes", "Neighbours the guard refused.", "counter", ("check",), vetoes
         yield "gateway_in_flight", "Requests in progress.", "gauge", (), [((), self.server.in_flight)]
-        yield "gateway_embedder_up", "1 while the embedder runs.", "gauge", (), [((), self.worker.state == "ready")]
+        yield (
+            "gateway_embedder_up",
+            "1 while the embedder runs.",
+            "gauge",
+            (),
+            [((), self.worker.state == "ready")],
+        )
         backends = self.fleet.backends
         label = ("backend",)
-        yield "gateway_backend_in_flight", "Requests at a backend.", "gauge", label, [((b.id,), b.in_flight) for b in backends]
-        yield "gateway_backend_requests", "Requests sent.", "counter", label, [((b.id,), b.requests) for b in backends]
-        yield "gateway_backend_failures", "Connections that failed.", "counter", label, [((b.id,), b.failures) for b in backends]
+        yield (
+            "gateway_backend_in_flight",
+            "Requests at a backend.",
+            "gauge",
+            label,
+            [((b.id,), b.in_flight) for b in backends],
+        )
+        yield (
+            "gateway_backend_requests",
+            "Requests sent.",
+            "counter",
+            label,
+            [((b.id,), b.requests) for b in backends],
+        )
+        yield (
+            "gateway_backend_failures",
+            "Connections that failed.",
+            "counter",
+            label,
+            [((b.id,), b.failures) for b in backends],
+        )
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
@@ -455,4 +497,6 @@ def _quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[st
     """Guaranteed bytes per category, and the categories' weights in the eviction score."""
     categories = policy.book.categories
     weights = {c.name: c.cache.priority for c in categories}
-    return {c.name: int(c.cache.quota.share * capacity) for c in categories}, lambda name: weights.get(name, 1.0)
+    return {c.name: int(c.cache.quota.share * capacity) for c in categories}, lambda name: weights.get(
+        name, 1.0
+    )

@@ -28,13 +28,17 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the gateway")
     serve.add_argument("--config", type=Path, help="gateway.yaml")
-    serve.add_argument("--backend", action="append", metavar="URL", help="without a file: an engine's base URL")
+    serve.add_argument(
+        "--backend", action="append", metavar="URL", help="without a file: an engine's base URL"
+    )
     serve.add_argument("--host", help="listen here instead of what the file says")
     serve.add_argument("--port", type=int, help="likewise")
     serve.add_argument("--admin-port", type=int, help="likewise, for the admin port")
     serve.set_defaults(run=_serve)
 
-    validate = commands.add_parser("validate", help="check configuration and policies; exit 1 with every fault")
+    validate = commands.add_parser(
+        "validate", help="check configuration and policies; exit 1 with every fault"
+    )
     validate.add_argument("--config", type=Path, help="gateway.yaml")
     validate.add_argument("--policies", type=Path, help="a policy folder on its own")
     validate.set_defaults(run=_validate)
@@ -48,13 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--backend", action="append", metavar="URL")
     doctor.set_defaults(run=_doctor)
 
-    bake = commands.add_parser("bake", help="export the embedding model into a folder, as an image build does")
+    bake = commands.add_parser(
+        "bake", help="export the embedding model into a folder, as an image build does"
+    )
     bake.add_argument("--cache", type=Path, required=True, help="what embedder.cache will say")
     bake.set_defaults(run=_bake)
 
     calibrate = commands.add_parser("calibrate", help="thresholds from labelled pairs, written as policies")
-    calibrate.add_argument("--pairs", type=Path, required=True, help="JSON lines: a, b, duplicate[, category]")
-    calibrate.add_argument("--max-error", type=float, required=True, help="share of known non-duplicates that may hit")
+    calibrate.add_argument(
+        "--pairs", type=Path, required=True, help="JSON lines: a, b, duplicate[, category]"
+    )
+    calibrate.add_argument(
+        "--max-error", type=float, required=True, help="share of known non-duplicates that may hit"
+    )
     calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
     calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
     calibrate.set_defaults(run=_calibrate)
@@ -66,7 +76,9 @@ def _config(options: argparse.Namespace) -> Config:
     if options.config is not None:
         config = load(options.config)
     else:
-        backends = options.backend or ([os.environ["OPENAI_BASE_URL"]] if "OPENAI_BASE_URL" in os.environ else [])
+        backends = options.backend or (
+            [os.environ["OPENAI_BASE_URL"]] if "OPENAI_BASE_URL" in os.environ else []
+        )
         if not backends:
             raise ConfigFault("command line", [("--backend", "give --config FILE or --backend URL")])
         config = build({"models": [{"name": "*", "backends": [{"url": url} for url in backends]}]}, {})
@@ -74,7 +86,9 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _with_flags(config: Config, options: argparse.Namespace) -> Config:
-    port = getattr(options, "port", None) or (int(os.environ["PORT"]) if os.environ.get("PORT", "").isdigit() else None)
+    port = getattr(options, "port", None) or (
+        int(os.environ["PORT"]) if os.environ.get("PORT", "").isdigit() else None
+    )
     listen = {"host": getattr(options, "host", None), "port": port}
     admin = {"port": getattr(options, "admin_port", None)}
     return config.model_copy(

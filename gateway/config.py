@@ -185,7 +185,11 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def build(
-    tree: dict[str, Any], environ: Mapping[str, str] = os.environ, *, source: str = "config", base: Path | None = None
+    tree: dict[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    source: str = "config",
+    base: Path | None = None,
 ) -> Config:
     """Validate a configuration given as plain data; relative paths start at `base`."""
     faults: list[tuple[str, str]] = []
@@ -195,7 +199,9 @@ def build(
     try:
         config = Config.model_validate(resolved)
     except ValidationError as error:
-        raise ConfigFault(source, [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]) from error
+        raise ConfigFault(
+            source, [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        ) from error
     return _anchor(config, base or Path.cwd())
 
 

@@ -28,7 +28,9 @@ async def examine(config: Config) -> int:
     ]
     for model in config.models:
         for backend in model.backends:
-            parts.append((f"backend {backend.url}", lambda url=backend.url, key=backend.api_key: _backend(url, key)))  # type: ignore[misc]
+            parts.append(
+                (f"backend {backend.url}", lambda url=backend.url, key=backend.api_key: _backend(url, key))
+            )  # type: ignore[misc]
     failed = 0
     for name, probe in parts:
         try:
@@ -42,7 +44,9 @@ async def examine(config: Config) -> int:
 async def _policies(folder: Path) -> str:
     book = load_folder(folder, frozenset(CHECKS))
     off = [c.name for c in book.categories if c.cache.mode != "semantic"]
-    return f"{len(book.categories)} categories in {folder}; without semantic reuse: {', '.join(off) or 'none'}"
+    return (
+        f"{len(book.categories)} categories in {folder}; without semantic reuse: {', '.join(off) or 'none'}"
+    )
 
 
 async def _store(config: Config) -> str:
@@ -69,8 +73,13 @@ def _embedder(config: Config) -> str:
 async def _backend(url: str, key: str) -> str:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=5)
-    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/models", headers=headers) as response:
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(f"{url}/models", headers=headers) as response,
+    ):
         if response.status >= 400:
             raise RuntimeError(f"answers {response.status} to GET /models")
         listed = await response.json(content_type=None)
-        return f"reachable, serves {', '.join(str(m.get('id')) for m in listed.get('data', [])) or 'no models'}"
+        return (
+            f"reachable, serves {', '.join(str(m.get('id')) for m in listed.get('data', [])) or 'no models'}"
+        )

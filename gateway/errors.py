@@ -14,18 +14,22 @@ class GatewayError(Exception):
     status = 500
     type = "api_error"
     code: str | None = "internal_error"
-    headers: dict[str, str] = {}
+    headers: dict[str, str]
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         if code is not None:
             self.code = code
-        if headers is not None:
-            self.headers = headers
+        self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""

@@ -30,7 +30,10 @@ class Metrics:
             registry=r,
         )
         self._reasons = Counter(
-            "gateway_reasons_total", "Why requests were decided as they were.", ("decision", "reason"), registry=r
+            "gateway_reasons_total",
+            "Why requests were decided as they were.",
+            ("decision", "reason"),
+            registry=r,
         )
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
@@ -53,10 +56,16 @@ class Metrics:
             "gen_ai_client_token_usage_total", "Tokens engines reported.", ("model", "token_type"), registry=r
         )
         self._saved_tokens = Counter(
-            "gateway_saved_tokens_total", "Tokens not generated again.", ("category", "token_type"), registry=r
+            "gateway_saved_tokens_total",
+            "Tokens not generated again.",
+            ("category", "token_type"),
+            registry=r,
         )
         self._saved_cost = Counter(
-            "gateway_saved_dollars_total", "Dollars not spent, by the models' prices.", ("category",), registry=r
+            "gateway_saved_dollars_total",
+            "Dollars not spent, by the models' prices.",
+            ("category",),
+            registry=r,
         )
         self._children: dict[tuple[Any, ...], Any] = {}
         self.registry.register(_Readings(readings))
@@ -66,7 +75,15 @@ class Metrics:
         return generate_latest(self.registry)
 
     def finished(
-        self, endpoint: str, decision: str, how: str, category: str, status: int, reason: str, seconds: float, first: float
+        self,
+        endpoint: str,
+        decision: str,
+        how: str,
+        category: str,
+        status: int,
+        reason: str,
+        seconds: float,
+        first: float,
     ) -> None:
         """Count one finished exchange."""
         self._child(self._requests, endpoint, decision, how, category, str(status)).inc()

@@ -84,6 +84,7 @@ class Pipeline:
         self._settings = settings
         self._clock = clock
         self.skipped: dict[str, int] = {}  # semantic steps skipped, by reason
+        self.vetoes: dict[str, int] = {}  # neighbours the guard refused, by check
         self._calls: set[asyncio.Task[None]] = set()
 
     # ── decide ──────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +135,9 @@ class Pipeline:
         if not request.controls.read:
             return self._forward(x, "refresh")
         if request.barred or not request.controls.semantic or ruling.mode == "exact":
-            return self._forward(x, request.barred or ("exact-only" if not request.controls.semantic else "mode-exact"))
+            return self._forward(
+                x, request.barred or ("exact-only" if not request.controls.semantic else "mode-exact")
+            )
         if skipped:
             return self._forward(x, skipped)
         return await self._semantic(x)
@@ -202,7 +205,10 @@ class Pipeline:
 
     def _forward(self, x: Exchange, reason: str) -> Decision:
         if _request(x).controls.only:
-            return Refuse(NotCached("The answer is not in the cache, and the request allows nothing else."), "not-cached")
+            return Refuse(
+                NotCached("The answer is not in the cache, and the request allows nothing else."),
+                "not-cached",
+            )
         return Forward(reason)
 
     # ── perform ─────────────────────────────────────────────────────────────────────────────────────────
@@ -237,6 +243,7 @@ class Pipeline:
         call: Call | None = None
         try:
             x.decision = decision = await self._weigh(x)
+            self._count_vetoes(x)
             match decision:
                 case Reuse():
                     if flight:
@@ -254,6 +261,12 @@ class Pipeline:
         finally:
             if flight and call is None:
                 self._flights.close(flight)
+
+    def _count_vetoes(self, x: Exchange) -> None:
+        for candidate in x.candidates:
+            kind, _, check = (candidate.verdict or "").partition(":")
+            if kind == "guard":
+                self.vetoes[check] = self.vetoes.get(check, 0) + 1
 
     async def _join(self, x: Exchange, flight: Flight) -> Reply | None:
         """Share what the leader gets; None where there is nothing to share."""
@@ -341,7 +354,10 @@ class Pipeline:
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
             sse = call.headers.get("Content-Type", "").startswith("text/event-stream")
-            if not sse and int(call.headers.get("Content-Length") or 1 << 62) <= self._settings.shared_stream_bytes:
+            if (
+                not sse
+                and int(call.headers.get("Content-Length") or 1 << 62) <= self._settings.shared_stream_bytes
+            ):
                 whole = await reader.body()
                 reader.leave()
                 return Reply(call.status, headers, whole)
@@ -475,4 +491,13 @@ def _flight_key(x: Exchange) -> Any:
     c = request.controls
     if not x.exact or not c.join or c.variants > 1 or not (c.read and c.write):
         return None
-    return (x.exact, request.stream, request.wants_usage, c.semantic, c.only, c.threshold, c.category, c.max_age)
+    return (
+        x.exact,
+        request.stream,
+        request.wants_usage,
+        c.semantic,
+        c.only,
+        c.threshold,
+        c.category,
+        c.max_age,
+    )

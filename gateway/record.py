@@ -84,9 +84,13 @@ class Recorder:
             if step in x.marks:
                 self._metrics.step(step, x.marks[step])
         if log.isEnabledFor(logging.INFO):
-            log.info("request", extra={"fields": self._line(x, word, how, reason, category, endpoint, seconds)})
+            log.info(
+                "request", extra={"fields": self._line(x, word, how, reason, category, endpoint, seconds)}
+            )
 
-    def _line(self, x: Exchange, word: str, how: str, reason: str, category: str, endpoint: str, seconds: float) -> dict[str, Any]:
+    def _line(
+        self, x: Exchange, word: str, how: str, reason: str, category: str, endpoint: str, seconds: float
+    ) -> dict[str, Any]:
         line: dict[str, Any] = {
             "request_id": x.request_id,
             "tenant": x.tenant,

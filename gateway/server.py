@@ -166,7 +166,9 @@ class Server:
         except web.HTTPRequestEntityTooLarge as error:
             raise self._too_large() from error
         except TimeoutError as error:
-            raise RequestTimeout(f"The request body did not arrive within {self._body_seconds:g} s.") from error
+            raise RequestTimeout(
+                f"The request body did not arrive within {self._body_seconds:g} s."
+            ) from error
         except web.RequestPayloadError as error:
             raise BadRequest(f"The request body cannot be read: {error}") from error
 
@@ -298,11 +300,19 @@ class Protocol(RequestHandler):
     """aiohttp's connection, with its own refusals (bad request lines, absurd headers) in OpenAI's shape."""
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         if status >= 500:
             log.error("connection failed: %s", exc or message)
-        error = BadRequest("The request is not valid HTTP.") if status < 500 else GatewayError("The gateway failed.")
+        error = (
+            BadRequest("The request is not valid HTTP.")
+            if status < 500
+            else GatewayError("The gateway failed.")
+        )
         error.status = status
         response = web.Response(status=status, body=error.json(), content_type="application/json")
         response.headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
@@ -314,7 +324,11 @@ class HttpServer(web.Server):
     """The listener: bounds on heads, bodies and idle connections; a client that leaves cancels its handler."""
 
     def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, max_body: int, idle: float
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        max_body: int,
+        idle: float,
     ) -> None:
         super().__init__(
             handler,
@@ -339,10 +353,15 @@ class HttpServer(web.Server):
 def _require(request: web.BaseRequest, method: str) -> None:
     if request.method != method:
         raise MethodNotAllowed(
-            f"Not allowed: {request.method} {request.rel_url.raw_path}. Use {method}.", headers={"Allow": method}
+            f"Not allowed: {request.method} {request.rel_url.raw_path}. Use {method}.",
+            headers={"Allow": method},
         )
     kind = request.content_type
-    if method == "POST" and "Content-Type" in request.headers and kind not in ("application/json", "text/plain"):
+    if (
+        method == "POST"
+        and "Content-Type" in request.headers
+        and kind not in ("application/json", "text/plain")
+    ):
         raise UnsupportedMedia(f"Content-Type '{kind}' is not supported here. Use application/json.")
 
 

@@ -44,7 +44,9 @@ class Tenants:
         # Looking up a SHA-256 takes the same time for near and far misses: the digest, not the key, is compared.
         name = self._names.get(self._digest(_api_key(headers)))
         if name is None:
-            raise Unauthorized("Incorrect API key provided." if _api_key(headers) else "You didn't provide an API key.")
+            raise Unauthorized(
+                "Incorrect API key provided." if _api_key(headers) else "You didn't provide an API key."
+            )
         return f"t:{name}"
 
     def _anonymous(self, headers: Mapping[str, str]) -> str:

@@ -81,7 +81,9 @@ def test_a_bad_control_header_is_named(gateway: Running, name: str, value: str) 
     assert name in error["message"]
 
 
-def test_nul_bytes_and_odd_unicode_go_through_and_part_requests(gateway: Running, backend: ScriptedBackend) -> None:
+def test_nul_bytes_and_odd_unicode_go_through_and_part_requests(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     for text in ("a\x00b", "a\x00c", "ﬁle", "file", "\u202eabc", "👩‍🔬 hi"):
         response = gateway.ask(text)
         assert response.status_code == 200
@@ -112,7 +114,9 @@ def test_a_large_chunked_body_is_cut_off(start: Start) -> None:
 
 def test_a_slow_body_times_out(start: Start) -> None:
     gateway = start({"limits": {"body_seconds": 0.3}})
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+    )
     with socket.create_connection(("127.0.0.1", gateway.app.ports["data"]), timeout=10) as raw:
         raw.sendall(head.encode())
         assert raw.recv(65536).startswith(b"HTTP/1.1 408")
@@ -162,9 +166,13 @@ def test_absurd_http_gets_a_400_in_the_same_shape(gateway: Running, junk: bytes)
         ("GET", "/v1//evil", 404),
     ],
 )
-def test_wrong_paths_and_methods(gateway: Running, backend: ScriptedBackend, method: str, path: str, status: int) -> None:
+def test_wrong_paths_and_methods(
+    gateway: Running, backend: ScriptedBackend, method: str, path: str, status: int
+) -> None:
     with socket.create_connection(("127.0.0.1", gateway.app.ports["data"]), timeout=10) as raw:
-        raw.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        raw.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = b""
         while piece := raw.recv(65536):
             answer += piece
@@ -185,14 +193,30 @@ def test_a_bad_request_id_is_replaced_and_a_good_one_kept(gateway: Running, back
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = ("model", "messages", "stream", "tools", "temperature", "n", "stream_options", "cache", "prompt", "input", "x")
-bodies = st.dictionaries(st.sampled_from(KEYS), json_values, max_size=8).map(lambda d: json.dumps(d).encode()) | st.binary(
-    max_size=60
+KEYS = (
+    "model",
+    "messages",
+    "stream",
+    "tools",
+    "temperature",
+    "n",
+    "stream_options",
+    "cache",
+    "prompt",
+    "input",
+    "x",
 )
+bodies = st.dictionaries(st.sampled_from(KEYS), json_values, max_size=8).map(
+    lambda d: json.dumps(d).encode()
+) | st.binary(max_size=60)
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/feedback"])
@@ -220,7 +244,10 @@ def test_an_embedder_that_raises_is_counted_and_bypassed(gateway: Running) -> No
     response = gateway.ask("What is the capital of France?")
     assert response.status_code == 200
     assert response.headers["x-gateway-reason"] == "embedder-failed"
-    assert 'gateway_semantic_skipped_total{reason="embedder-failed"} 1.0' in gateway.http.get(f"{gateway.admin}/metrics").text
+    assert (
+        'gateway_semantic_skipped_total{reason="embedder-failed"} 1.0'
+        in gateway.http.get(f"{gateway.admin}/metrics").text
+    )
 
 
 def test_an_embedder_that_cannot_be_loaded_leaves_exact_reuse(start: Start, tmp_path: Path) -> None:
@@ -263,7 +290,9 @@ def test_a_full_disk_costs_hits_not_requests(start: Start, tmp_path: Path) -> No
     async def no_space(*_: Any) -> Any:
         from gateway.errors import StoreError
 
-        raise StoreError("sqlite: put: OperationalError: database or disk is full") from sqlite3.OperationalError()
+        raise StoreError(
+            "sqlite: put: OperationalError: database or disk is full"
+        ) from sqlite3.OperationalError()
 
     gateway.app.store.put = no_space
     assert gateway.ask("What is the capital of France?").status_code == 200
@@ -273,7 +302,9 @@ def test_a_full_disk_costs_hits_not_requests(start: Start, tmp_path: Path) -> No
 
 def test_a_bad_policy_file_leaves_the_old_book_in_force(gateway: Running) -> None:
     before = gateway.http.get(f"{gateway.admin}/policies").json()
-    (gateway.policies / "book.yaml").write_text("categories:\n  - name: code\n    cache: {mode: on, treshold: 5}\n")
+    (gateway.policies / "book.yaml").write_text(
+        "categories:\n  - name: code\n    cache: {mode: on, treshold: 5}\n"
+    )
     response = gateway.http.post(f"{gateway.admin}/policies/reload")
     assert response.status_code == 422
     assert "book.yaml" in response.text
@@ -281,7 +312,9 @@ def test_a_bad_policy_file_leaves_the_old_book_in_force(gateway: Running) -> Non
     assert gateway.ask("still there?").status_code == 200
 
 
-def test_a_backend_that_is_gone_is_a_502_and_another_one_takes_over(start: Start, backend: ScriptedBackend) -> None:
+def test_a_backend_that_is_gone_is_a_502_and_another_one_takes_over(
+    start: Start, backend: ScriptedBackend
+) -> None:
     dead = f"http://127.0.0.1:{_closed_port()}/v1"
     only_dead = {"name": "dead", "backends": [{"url": dead}]}
     both = {"name": "both", "backends": [{"url": dead}, {"url": backend.url}]}

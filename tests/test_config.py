@@ -23,11 +23,17 @@ def test_everything_but_models_has_a_default() -> None:
 
 def test_unknown_keys_are_refused_with_their_path() -> None:
     assert "listen.prot" in faults({"models": MODELS, "listen": {"prot": 1}})
-    assert "models.0.backends.0.key" in faults({"models": [{"name": "m", "backends": [{"url": "http://x", "key": "y"}]}]})
+    assert "models.0.backends.0.key" in faults(
+        {"models": [{"name": "m", "backends": [{"url": "http://x", "key": "y"}]}]}
+    )
 
 
 def test_environment_references_are_resolved_or_named() -> None:
-    tree = {"models": MODELS, "admin": {"token": "${TOKEN:-}"}, "tenants": [{"name": "a", "keys": ["${KEY}"]}]}
+    tree = {
+        "models": MODELS,
+        "admin": {"token": "${TOKEN:-}"},
+        "tenants": [{"name": "a", "keys": ["${KEY}"]}],
+    }
     config = build(tree, {"KEY": "sk-1", "TOKEN": "t"})
     assert (config.admin.token, config.tenants[0].keys) == ("t", ("sk-1",))
     assert "tenants.0.keys.0: environment variable KEY is not set" in faults(tree, {})
@@ -48,7 +54,9 @@ def test_an_empty_or_shared_key_is_refused_without_being_shown() -> None:
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text("models: [{name: m, backends: [{url: 'http://x/v1'}]}]\npolicies: book\nstore: {path: db/g.db}\n")
+    file.write_text(
+        "models: [{name: m, backends: [{url: 'http://x/v1'}]}]\npolicies: book\nstore: {path: db/g.db}\n"
+    )
     config = load(file, {})
     assert config.policies == tmp_path / "book"
     assert config.store.path == tmp_path / "db/g.db"

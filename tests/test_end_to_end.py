@@ -111,7 +111,9 @@ def redis(tmp_path: Path) -> Iterator[Callable[[], Any]]:
 
     def begin() -> tuple[str, Any]:
         command = [str(REDIS), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-        server = subprocess.Popen([*command, "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [*command, "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL
+        )
         servers.append(server)
         wait_until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
         return f"redis://127.0.0.1:{port}/0", server
@@ -122,7 +124,9 @@ def redis(tmp_path: Path) -> Iterator[Callable[[], Any]]:
         server.wait()
 
 
-def test_killed_in_the_middle_of_a_thousand_writes_nothing_acknowledged_is_lost(launch: Callable[..., Process]) -> None:
+def test_killed_in_the_middle_of_a_thousand_writes_nothing_acknowledged_is_lost(
+    launch: Callable[..., Process],
+) -> None:
     gateway = launch()
     acknowledged: dict[str, str] = {}
 
@@ -165,10 +169,14 @@ def test_a_restart_keeps_semantic_hits_and_embeds_nothing_again(launch: Callable
     assert (hit.headers["x-gateway-decision"], hit.headers["x-gateway-how"]) == ("reuse", "semantic")
 
 
-def test_sigterm_drains_and_exits_zero_and_sighup_reloads(launch: Callable[..., Process], backend: ScriptedBackend) -> None:
+def test_sigterm_drains_and_exits_zero_and_sighup_reloads(
+    launch: Callable[..., Process], backend: ScriptedBackend
+) -> None:
     gateway = launch()
     text = gateway.file.parent.joinpath("policies/book.yaml").read_text()
-    gateway.file.parent.joinpath("policies/book.yaml").write_text(text.replace("threshold: 0.90", "threshold: 0.97"))
+    gateway.file.parent.joinpath("policies/book.yaml").write_text(
+        text.replace("threshold: 0.90", "threshold: 0.97")
+    )
     gateway.process.send_signal(signal.SIGHUP)
     wait_until(
         lambda: gateway.http.get(f"{gateway.admin}/policies/code").json()["cache"]["threshold"] == 0.97
@@ -244,10 +252,16 @@ def test_a_real_model_is_asked_once_and_remembered(launch: Callable[..., Process
     assert ask(PARAPHRASE) == ("reuse", "semantic", first)
     assert ask("What is the capital of Germany?")[0] == "forward"
     chunks = client.chat.completions.create(
-        messages=[{"role": "user", "content": FRANCE}], stream=True, stream_options={"include_usage": True}, **settings
+        messages=[{"role": "user", "content": FRANCE}],
+        stream=True,
+        stream_options={"include_usage": True},
+        **settings,
     )
     streamed = list(chunks)
-    assert "".join(c.choices[0].delta.content or "" for c in streamed if c.choices) == first.choices[0].message.content
+    assert (
+        "".join(c.choices[0].delta.content or "" for c in streamed if c.choices)
+        == first.choices[0].message.content
+    )
     assert streamed[-1].usage.total_tokens == first.usage.total_tokens
 
 

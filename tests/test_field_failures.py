@@ -67,7 +67,9 @@ def test_03_unrelated_prompts_do_not_match(gateway: Running) -> None:
     for question in ("What is the best pasta recipe?", "Who wrote Hamlet?", "Explain recursion to a child"):
         response = gateway.ask(question)
         assert decision(response) == ("forward", "below-threshold")
-        assert float(response.headers["x-gateway-similarity"]) < float(response.headers["x-gateway-threshold"])
+        assert float(response.headers["x-gateway-similarity"]) < float(
+            response.headers["x-gateway-threshold"]
+        )
 
 
 def test_03_silly_thresholds_are_refused(gateway: Running) -> None:
@@ -78,9 +80,15 @@ def test_03_silly_thresholds_are_refused(gateway: Running) -> None:
 
 
 OPPOSITES = [
-    ("Is it safe to take aspirin with alcohol at night?", "Is it not safe to take aspirin with alcohol at night?"),
+    (
+        "Is it safe to take aspirin with alcohol at night?",
+        "Is it not safe to take aspirin with alcohol at night?",
+    ),
     ("How do I enable two-factor authentication?", "How do I disable two-factor authentication?"),
-    ("How do I sort a list in ascending order in Python?", "How do I sort a list in descending order in Python?"),
+    (
+        "How do I sort a list in ascending order in Python?",
+        "How do I sort a list in descending order in Python?",
+    ),
     ("Why did the price increase last year?", "Why did the price decrease last year?"),
 ]
 
@@ -108,7 +116,9 @@ def test_05_other_numbers_and_identifiers_never_hit(gateway: Running, asked: str
     assert decision(response)[0] == "forward"
 
 
-def test_06_prompts_beyond_the_embedders_window_do_not_collide(gateway: Running, backend: ScriptedBackend) -> None:
+def test_06_prompts_beyond_the_embedders_window_do_not_collide(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     long = "Summarise this text. " + "The river flows through the old town. " * 100
     stored(gateway, long + "It ends well.")
     response = gateway.ask(long + "It ends badly.")
@@ -117,7 +127,10 @@ def test_06_prompts_beyond_the_embedders_window_do_not_collide(gateway: Running,
 
 
 def test_07_tools_and_tool_results_are_part_of_the_key(gateway: Running) -> None:
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    }
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
     def turn(result: str) -> dict[str, Any]:
@@ -151,7 +164,9 @@ def test_08_earlier_turns_count(gateway: Running) -> None:
 
 @pytest.mark.parametrize("first_streams", [True, False])
 @pytest.mark.parametrize("then_streams", [True, False])
-def test_09_a_hit_serves_both_kinds_of_caller(gateway: Running, first_streams: bool, then_streams: bool) -> None:
+def test_09_a_hit_serves_both_kinds_of_caller(
+    gateway: Running, first_streams: bool, then_streams: bool
+) -> None:
     client = gateway.client()
 
     def ask(stream: bool) -> str:
@@ -271,15 +286,22 @@ def test_15_similarity_and_threshold_are_visible(gateway: Running) -> None:
     explained = gateway.http.post(
         f"{gateway.admin}/explain",
         json=chat(("user", PARAPHRASE)),
-        headers={"Authorization": "Bearer test", "x-gateway-tenant": gateway.app.cache.catalog.entries()[0].tenant},
+        headers={
+            "Authorization": "Bearer test",
+            "x-gateway-tenant": gateway.app.cache.catalog.entries()[0].tenant,
+        },
     ).json()
     assert explained["decision"] == "reuse"
     assert explained["candidates"][0]["question"] == FRANCE
 
 
-def test_17_in_flight_counts_are_our_own_and_return_to_zero(gateway: Running, backend: ScriptedBackend) -> None:
+def test_17_in_flight_counts_are_our_own_and_return_to_zero(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     backend.delay = 0.3
-    threads = [threading.Thread(target=gateway.ask, args=(f"Question number {n} about rivers",)) for n in range(5)]
+    threads = [
+        threading.Thread(target=gateway.ask, args=(f"Question number {n} about rivers",)) for n in range(5)
+    ]
     for thread in threads:
         thread.start()
     time.sleep(0.15)
@@ -359,7 +381,11 @@ def test_24_a_caller_can_only_tighten_the_threshold(gateway: Running) -> None:
 
 
 def _answer(finish: str | None, text: str | None = "half an", **message: Any) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, **message},
+        "finish_reason": finish,
+    }
     return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
 
 
@@ -402,7 +428,9 @@ def test_25_a_stream_that_breaks_off_is_not_stored_and_ends_with_an_error_event(
     async def script(seen: Any) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(seen.request)
-        await response.write(b'data: {"choices":[{"index":0,"delta":{"content":"half"},"finish_reason":null}]}\n\n')
+        await response.write(
+            b'data: {"choices":[{"index":0,"delta":{"content":"half"},"finish_reason":null}]}\n\n'
+        )
         seen.request.transport.abort()
         return response
 

@@ -38,7 +38,9 @@ def test_identical_requests_in_progress_share_one_call(gateway: Running, backend
     assert "collapsed" in next(a for a in answers if decision(a)[0] == "join").headers["cache-status"]
 
 
-def test_followers_of_a_stream_join_it_live_from_its_beginning(gateway: Running, backend: ScriptedBackend) -> None:
+def test_followers_of_a_stream_join_it_live_from_its_beginning(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     import asyncio
 
     backend.reply = lambda seen: "one two three"
@@ -48,7 +50,9 @@ def test_followers_of_a_stream_join_it_live_from_its_beginning(gateway: Running,
     first_bytes: dict[int, float] = {}
 
     def read(number: int) -> None:
-        with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers={"Authorization": "Bearer t"}) as got:
+        with gateway.http.stream(
+            "POST", "/v1/chat/completions", json=body, headers={"Authorization": "Bearer t"}
+        ) as got:
             for piece in got.iter_text():
                 first_bytes.setdefault(number, time.monotonic())
                 texts[number] = texts.get(number, "") + piece
@@ -83,7 +87,9 @@ def test_followers_of_a_failed_call_try_for_themselves(gateway: Running, backend
     assert backend.calls == 4
 
 
-def test_a_leader_that_leaves_does_not_take_its_followers_along(gateway: Running, backend: ScriptedBackend) -> None:
+def test_a_leader_that_leaves_does_not_take_its_followers_along(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     import httpx2 as httpx
 
     backend.delay = 1.0
@@ -140,7 +146,9 @@ def test_refresh_replaces_the_answer(gateway: Running) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"x_gateway_cache": "only"}, {"Cache_Control": "only-if-cached"}])
-def test_only_answers_from_the_cache_or_504(gateway: Running, backend: ScriptedBackend, headers: dict[str, str]) -> None:
+def test_only_answers_from_the_cache_or_504(
+    gateway: Running, backend: ScriptedBackend, headers: dict[str, str]
+) -> None:
     missed = gateway.ask(FRANCE, **headers)
     assert (missed.status_code, missed.json()["error"]["code"]) == (504, "not_cached")
     assert backend.calls == 0
@@ -157,13 +165,24 @@ def test_litellms_body_form_is_obeyed_and_stripped(gateway: Running, backend: Sc
     assert "cache" not in backend.seen[0].json
     gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "a"}})
     gateway.settle()
-    assert decision(gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "b"}}))[0] == "forward"
+    assert (
+        decision(gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "b"}}))[0] == "forward"
+    )
     assert decision(gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "a"}}))[0] == "reuse"
-    assert decision(gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "a", "no-cache": True}}))[0] == "forward"
+    assert (
+        decision(
+            gateway.post("/v1/chat/completions", {**body, "cache": {"namespace": "a", "no-cache": True}})
+        )[0]
+        == "forward"
+    )
 
 
 def test_variants_give_several_answers_to_one_question(gateway: Running, backend: ScriptedBackend) -> None:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Name a colour"}], "cache": {"variants": 3}}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Name a colour"}],
+        "cache": {"variants": 3},
+    }
     for _ in range(3):
         assert decision(gateway.post("/v1/chat/completions", body, x_gateway_cache="exact"))[0] == "forward"
         gateway.settle()
@@ -242,13 +261,18 @@ def test_shadow_decides_but_forwards(gateway: Running) -> None:
 def test_a_rule_decides_before_the_classifier(start: Start) -> None:
     from tests.harness.gateway import BOOK
 
-    rules = "rules:\n  - when: {match: '(?i)share price'}\n    then: {category: market-data}\nignore: [user]\n"
+    rules = (
+        "rules:\n  - when: {match: '(?i)share price'}\n    then: {category: market-data}\nignore: [user]\n"
+    )
     gateway = start(book=BOOK + rules)
     response = gateway.ask("Tell me the Share Price of a lemonade stand")
     assert response.headers["x-gateway-category"] == "market-data"
     assert decision(response) == ("forward", "mode-exact")
     gateway.settle()
-    body = {"model": "m", "messages": [{"role": "user", "content": "Tell me the Share Price of a lemonade stand"}]}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Tell me the Share Price of a lemonade stand"}],
+    }
     assert decision(gateway.post("/v1/chat/completions", {**body, "user": "someone"})) == ("reuse", "exact")
 
 
@@ -269,13 +293,17 @@ def test_a_temperature_limit_excludes_reading_and_writing(gateway: Running) -> N
 
 
 def test_a_forward_sends_the_callers_own_bytes(gateway: Running, backend: ScriptedBackend) -> None:
-    raw = b'{ "model":"m",  "messages":[{"role":"user","content":"h\\u00e9 \\/ hello"}], "x_unknown": 1.0e-5 }'
+    raw = (
+        b'{ "model":"m",  "messages":[{"role":"user","content":"h\\u00e9 \\/ hello"}], "x_unknown": 1.0e-5 }'
+    )
     gateway.http.post("/v1/chat/completions", content=raw, headers={"Content-Type": "application/json"})
     assert backend.seen[0].body == raw
 
 
 def test_other_paths_pass_through_both_ways(gateway: Running, backend: ScriptedBackend) -> None:
-    answer = gateway.http.post("/v1/audio/transcriptions?x=a%20b", files={"file": ("a.wav", b"\x00\x01" * 200_000)})
+    answer = gateway.http.post(
+        "/v1/audio/transcriptions?x=a%20b", files={"file": ("a.wav", b"\x00\x01" * 200_000)}
+    )
     assert answer.json()["path"] == "/v1/audio/transcriptions?x=a%20b"
     assert answer.json()["bytes"] > 400_000
     assert backend.seen[0].headers["Content-Type"].startswith("multipart/form-data")
@@ -288,7 +316,12 @@ def test_headers_cross_or_stay_as_they_should(start: Start, backend: ScriptedBac
     gateway = start({"models": models, "tenants": [{"name": "a", "keys": ["sk-client"]}]})
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     gateway.ask(
-        FRANCE, Authorization="Bearer sk-client", traceparent=trace, X_Custom="yes", TE="trailers", x_gateway_tags="t"
+        FRANCE,
+        Authorization="Bearer sk-client",
+        traceparent=trace,
+        X_Custom="yes",
+        TE="trailers",
+        x_gateway_tags="t",
     )
     seen = backend.seen[0].headers
     assert seen["Authorization"] == "Bearer sk-backend"
@@ -323,7 +356,9 @@ def test_the_least_busy_backend_is_asked(start: Start, backend: ScriptedBackend)
         other.close()
 
 
-def test_an_engine_that_does_not_know_stream_options_is_asked_without(gateway: Running, backend: ScriptedBackend) -> None:
+def test_an_engine_that_does_not_know_stream_options_is_asked_without(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     from aiohttp import web
 
     async def script(seen: Any) -> web.StreamResponse | None:
@@ -340,7 +375,9 @@ def test_an_engine_that_does_not_know_stream_options_is_asked_without(gateway: R
     assert backend.calls == 2
 
 
-def test_compressed_answers_pass_untouched_and_are_stored_plain(gateway: Running, backend: ScriptedBackend) -> None:
+def test_compressed_answers_pass_untouched_and_are_stored_plain(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     import gzip
     import json
 

@@ -25,7 +25,9 @@ credentials = st.fixed_dictionaries({}, optional={name: st.text(max_size=8) for 
 
 
 @given(credentials, credentials)
-def test_in_open_mode_different_credentials_are_different_tenants(a: dict[str, str], b: dict[str, str]) -> None:
+def test_in_open_mode_different_credentials_are_different_tenants(
+    a: dict[str, str], b: dict[str, str]
+) -> None:
     tenants = Tenants([], b"s" * 32)
 
     def shown(headers: dict[str, str]) -> list[str]:

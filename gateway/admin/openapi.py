@@ -21,7 +21,9 @@ def document() -> dict[str, Any]:
         "security": [{"token": []}, {}],
         "paths": {
             "/livez": {"get": _read("live", "The process answers.", security=[])},
-            "/readyz": {"get": _read("ready", "Ready to serve from the cache.", unavailable=True, security=[])},
+            "/readyz": {
+                "get": _read("ready", "Ready to serve from the cache.", unavailable=True, security=[])
+            },
             "/health": {"get": _read("health", "As /readyz.", unavailable=True, security=[])},
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _read("openapi", "This document.")},
@@ -29,13 +31,25 @@ def document() -> dict[str, Any]:
                 "get": _read("readPolicies", "The book in force, defaults filled in.", "Book", etag=True),
                 "put": _write("replacePolicies", "Replace the whole book.", "Book", "Book", conditional=True),
             },
-            "/policies/validate": {"post": _write("validatePolicies", "Validate a book; nothing changes.", "Book", "Validation")},
-            "/policies/reload": {"post": _plain("reloadPolicies", "Read the policy folder again.", "Book", {"422"})},
+            "/policies/validate": {
+                "post": _write("validatePolicies", "Validate a book; nothing changes.", "Book", "Validation")
+            },
+            "/policies/reload": {
+                "post": _plain("reloadPolicies", "Read the policy folder again.", "Book", {"422"})
+            },
             "/policies/{category}": {
                 "parameters": [_path("category", {"type": "string"})],
                 "get": _read("readPolicy", "One category.", "Category", missing=True, etag=True),
-                "put": _write("replacePolicy", "Create or replace one category.", "Category", "Category", conditional=True),
-                "delete": _plain("deletePolicy", "Remove a category.", "Book", {"404", "412", "422"}, conditional=True),
+                "put": _write(
+                    "replacePolicy",
+                    "Create or replace one category.",
+                    "Category",
+                    "Category",
+                    conditional=True,
+                ),
+                "delete": _plain(
+                    "deletePolicy", "Remove a category.", "Book", {"404", "412", "422"}, conditional=True
+                ),
             },
             "/explain": {
                 "post": _write(
@@ -51,7 +65,9 @@ def document() -> dict[str, Any]:
                 "parameters": [_path("id", {"type": "string"})],
                 "get": _read("readEntry", "One entry with its document.", missing=True),
             },
-            "/cache/purge": {"post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")},
+            "/cache/purge": {
+                "post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")
+            },
             "/backends": {"get": _read("readBackends", "Every backend and its counters.")},
         },
         "components": {
@@ -115,7 +131,10 @@ _SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
         "minProperties": 1,
         "properties": {
-            **{name: {"type": "string"} for name in ("tenant", "category", "model", "tag", "entry", "request_id")},
+            **{
+                name: {"type": "string"}
+                for name in ("tenant", "category", "model", "tag", "entry", "request_id")
+            },
             "all": {"type": "boolean"},
             "dry_run": {"type": "boolean"},
         },
@@ -178,7 +197,9 @@ def _metrics() -> dict[str, Any]:
     return operation
 
 
-def _plain(name: str, text: str, schema: str, refusals: set[str], *, conditional: bool = False) -> dict[str, Any]:
+def _plain(
+    name: str, text: str, schema: str, refusals: set[str], *, conditional: bool = False
+) -> dict[str, Any]:
     parameters = _CONDITIONS if conditional else []
     return {
         "operationId": name,
@@ -191,12 +212,24 @@ def _plain(name: str, text: str, schema: str, refusals: set[str], *, conditional
 def _write(
     name: str, text: str, given: str, schema: str, *, conditional: bool = False, missing: bool = False
 ) -> dict[str, Any]:
-    refusals = {"400", "413", "415", "422"} | ({"412"} if conditional else set()) | ({"404"} if missing else set())
+    refusals = (
+        {"400", "413", "415", "422"} | ({"412"} if conditional else set()) | ({"404"} if missing else set())
+    )
     operation = _plain(name, text, schema, refusals, conditional=conditional)
     return {**operation, "requestBody": {"required": True, "content": _ref(given)}}
 
 
 _CONDITIONS: list[dict[str, Any]] = [
-    {"name": "dry_run", "in": "query", "schema": {"type": "boolean"}, "description": "Validate and tell, change nothing."},
-    {"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": "The ETag that was read."},
+    {
+        "name": "dry_run",
+        "in": "query",
+        "schema": {"type": "boolean"},
+        "description": "Validate and tell, change nothing.",
+    },
+    {
+        "name": "If-Match",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "The ETag that was read.",
+    },
 ]

@@ -132,17 +132,28 @@ class AdminServer:
             return
         host = request.headers.get("Host", "").lower()
         if not self._known_host(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
-            raise Forbidden("This Host name is not allowed on the admin port (admin.hosts).", code="host_not_allowed")
-        if request.method in ("POST", "PUT") and request.body_exists and request.content_type != "application/json":
+            raise Forbidden(
+                "This Host name is not allowed on the admin port (admin.hosts).", code="host_not_allowed"
+            )
+        if (
+            request.method in ("POST", "PUT")
+            and request.body_exists
+            and request.content_type != "application/json"
+        ):
             raise UnsupportedMedia("Writes need Content-Type: application/json.")
-        if request.method in ("POST", "PUT", "DELETE") and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        if (
+            request.method in ("POST", "PUT", "DELETE")
+            and request.headers.get("Sec-Fetch-Site") == "cross-site"
+        ):
             raise Forbidden("Requests from other sites are refused.", code="cross_site")
         if not self._token:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode(), self._token.encode())
         if scheme.lower() != "bearer" or not known:
-            raise Unauthorized("The admin port needs its bearer token.", headers={"WWW-Authenticate": "Bearer"})
+            raise Unauthorized(
+                "The admin port needs its bearer token.", headers={"WWW-Authenticate": "Bearer"}
+            )
 
     def _known_host(self, name: str) -> bool:
         if name in ("localhost", "") or name in self._hosts:
@@ -222,7 +233,9 @@ class AdminServer:
         if not isinstance(fields, dict):
             raise BadRequest("The body must be a request as a client would send it.")
         headers = CIMultiDict(request.headers)
-        x = Exchange(request_id="explain", headers=headers, tenant=_tenant(headers.get("x-gateway-tenant", "")))
+        x = Exchange(
+            request_id="explain", headers=headers, tenant=_tenant(headers.get("x-gateway-tenant", ""))
+        )
         x.request = parse(_endpoint(fields), raw, headers)
         decision = await self._pipeline.decide(x)
         how = decision.how if isinstance(decision, Reuse) else None
@@ -233,8 +246,12 @@ class AdminServer:
                 "how": how,
                 "reason": decision.reason,
                 "entry": decision.entry.name if isinstance(decision, Reuse) else None,
-                "category": ruling.category if ruling else (decision.entry.category if isinstance(decision, Reuse) else None),
-                "ruling": None if ruling is None else {name: getattr(ruling, name) for name in ruling.__slots__},
+                "category": ruling.category
+                if ruling
+                else (decision.entry.category if isinstance(decision, Reuse) else None),
+                "ruling": None
+                if ruling is None
+                else {name: getattr(ruling, name) for name in ruling.__slots__},
                 "similarity": x.similarity,
                 "threshold": x.threshold,
                 "candidates": [_candidate(c) for c in x.candidates],
@@ -295,7 +312,11 @@ class AdminServer:
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(
-            {"models": [{"name": m.name, "backends": [b.state() for b in m.backends]} for m in self._fleet.models]}
+            {
+                "models": [
+                    {"name": m.name, "backends": [b.state() for b in m.backends]} for m in self._fleet.models
+                ]
+            }
         )
 
 
@@ -331,7 +352,18 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    shown = ("tenant", "category", "model", "endpoint", "question", "created", "expires", "size", "cost", "hits")
+    shown = (
+        "tenant",
+        "category",
+        "model",
+        "endpoint",
+        "question",
+        "created",
+        "expires",
+        "size",
+        "cost",
+        "hits",
+    )
     return {"entry": entry.name, **{name: getattr(entry, name) for name in shown}, "tags": list(entry.tags)}
 
 

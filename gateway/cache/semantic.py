@@ -7,15 +7,17 @@ store, no clock, no embedding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.exchange import Candidate, Entry, Mode
 
 
 class Judge(Protocol):
-    """The guard: the code of the first check that disagrees, or None."""
+    """The guard: analyses a text once, and names the first check that disagrees, or None."""
 
-    def compare(self, asked: str, stored: str) -> str | None: ...
+    def facts(self, text: str) -> Any: ...
+
+    def verdict(self, asked: Any, stored: Any) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def choose(
         demands: mode and threshold for reusing an entry: the stricter of the question's and the entry's.
         servable: lifetime, age, temperature: everything in memory that is not about meaning.
     """
+    asked: Any = None  # analysed only if any candidate gets as far as the guard
     compared: list[Candidate] = []
     reason, decisive = "partition-empty", threshold
     for entry, similarity in neighbours:
@@ -58,12 +61,15 @@ def choose(
         elif not servable(entry):
             verdict = "expired"
         else:
-            veto = guard.compare(question, entry.question)
+            asked = guard.facts(question) if asked is None else asked
+            veto = guard.verdict(asked, guard.facts(entry.question))
             verdict = f"guard:{veto}" if veto else "ok"
         compared.append(replace(candidate, verdict=verdict))
         if verdict == "ok":
             shadow = mode == "shadow"
-            return Choice(None if shadow else entry, "shadow" if shadow else "hit", similarity, needed, compared)
+            return Choice(
+                None if shadow else entry, "shadow" if shadow else "hit", similarity, needed, compared
+            )
         if len(compared) == 1 or (reason == "below-threshold" and verdict != reason):
             reason, decisive = verdict, needed
     nearest = compared[0].similarity if compared else None

@@ -136,5 +136,3 @@ class LivePolicy:
             await self._store.put_meta(_KEY, raw)
         except StoreError as error:
             log.error("the policy change is in force, but could not be kept: %s", error)
-
-

@@ -97,7 +97,11 @@ class Fleet:
         """
         model = self._models.get(name) or self._models.get("*")
         if model is None:
-            raise NotFound(f"The model '{name}' does not exist or you do not have access to it.", param="model", code="model_not_found")
+            raise NotFound(
+                f"The model '{name}' does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
         return model
 
     @asynccontextmanager

@@ -6,8 +6,17 @@ from collections.abc import Iterable
 from multidict import CIMultiDict, CIMultiDictProxy
 
 _HOP = frozenset(
-    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection")
-    + ("te", "trailer", "transfer-encoding", "upgrade")
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
 )
 # The body is re-framed, and a compressed request body arrives here decompressed.
 _REQUEST_DROPPED = _HOP | {"host", "content-length", "content-encoding", "expect"}

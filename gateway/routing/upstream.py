@@ -90,7 +90,11 @@ class Upstream:
     ) -> None:
         try:
             async with self._session.request(
-                method, URL(backend.url + path, encoded=True), headers=headers, data=body, allow_redirects=False
+                method,
+                URL(backend.url + path, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
             ) as response:
                 into.begin(response.status, response.headers)
                 async for chunk in response.content.iter_any():
@@ -103,7 +107,10 @@ class Upstream:
     async def fetch_json(self, backend: Backend, path: str, headers: CIMultiDict[str], seconds: float) -> Any:
         """A small GET beside the traffic, such as the engine's list of models."""
         try:
-            async with asyncio.timeout(seconds), self._session.get(backend.url + path, headers=headers) as response:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.get(backend.url + path, headers=headers) as response,
+            ):
                 return await response.json(content_type=None)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise BackendUnreachable(f"The backend '{backend.id}' cannot be reached.") from error

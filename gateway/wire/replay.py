@@ -3,7 +3,7 @@
 Decides how the whole is cut into events. It must never change what adding them up gives.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson

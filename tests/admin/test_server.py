@@ -40,7 +40,9 @@ def test_other_hosts_and_plain_forms_are_refused(gateway: Running) -> None:
     with socket.create_connection(("127.0.0.1", gateway.app.ports["admin"]), timeout=5) as raw:
         raw.sendall(b"GET /policies HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
         assert raw.recv(1000).startswith(b"HTTP/1.1 403")
-    form = call(gateway, "POST", "/cache/purge", content=b'{"all": true}', headers={"Content-Type": "text/plain"})
+    form = call(
+        gateway, "POST", "/cache/purge", content=b'{"all": true}', headers={"Content-Type": "text/plain"}
+    )
     assert form.status_code == 415
 
 
@@ -65,7 +67,10 @@ def test_a_stale_if_match_is_412_and_changes_nothing(gateway: Running) -> None:
 
 def test_an_invalid_book_is_422_with_every_fault(gateway: Running) -> None:
     before = call(gateway, "GET", "/policies").json()
-    book = {"categories": [{"name": "code", "cache": {"mode": "sometimes", "threshold": 7}}], "ignore": ["messages"]}
+    book = {
+        "categories": [{"name": "code", "cache": {"mode": "sometimes", "threshold": 7}}],
+        "ignore": ["messages"],
+    }
     response = call(gateway, "PUT", "/policies", json=book)
     assert response.status_code == 422
     for word in ("mode", "threshold", "ignore"):
@@ -85,7 +90,10 @@ def test_a_dry_run_tells_the_changes_and_makes_none(gateway: Running) -> None:
 
 
 def test_a_category_is_created_used_and_deleted(gateway: Running) -> None:
-    new = {"examples": ["How do I bake bread?", "A recipe for pancakes"], "cache": {"mode": "exact", "threshold": 0.9, "ttl": "1h"}}
+    new = {
+        "examples": ["How do I bake bread?", "A recipe for pancakes"],
+        "cache": {"mode": "exact", "threshold": 0.9, "ttl": "1h"},
+    }
     assert call(gateway, "PUT", "/policies/cooking", json={"name": "cooking", **new}).status_code == 200
     assert gateway.ask("How do I bake rye bread?").headers["x-gateway-category"] == "cooking"
     assert call(gateway, "DELETE", "/policies/cooking").status_code == 200

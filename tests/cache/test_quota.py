@@ -23,7 +23,9 @@ def test_idle_space_is_lent_and_taken_back() -> None:
     assert [e.category for e in gone] == ["chat"] * 5, "code takes its guarantee back from who borrowed it"
     assert catalog.ledger.bytes_of("code") == catalog.ledger.bytes_of("chat") == 500
 
-    assert [e.category for e in catalog.add(entry(category="code"))] == ["code"], "beyond it, code pays itself"
+    assert [e.category for e in catalog.add(entry(category="code"))] == ["code"], (
+        "beyond it, code pays itself"
+    )
 
 
 def test_a_guarantee_is_never_eaten_by_others() -> None:
@@ -79,7 +81,9 @@ def test_value_grows_with_hits_cost_and_priority_and_falls_with_age_and_size(
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 400), st.booleans()), min_size=1, max_size=80
+        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(1, 400), st.booleans()),
+        min_size=1,
+        max_size=80,
     )
 )
 def test_the_books_always_balance(steps: list[tuple[str, int, bool]]) -> None:

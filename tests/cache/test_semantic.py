@@ -6,8 +6,11 @@ from tests.cache.entries import entry
 class WordGuard:
     """Vetoes when only one side says `not`."""
 
-    def compare(self, asked: str, stored: str) -> str | None:
-        return "negation" if ("not" in asked.split()) != ("not" in stored.split()) else None
+    def facts(self, text: str) -> bool:
+        return "not" in text.split()
+
+    def verdict(self, asked: bool, stored: bool) -> str | None:
+        return None if asked == stored else "negation"
 
 
 def pick(
@@ -34,7 +37,11 @@ def test_the_nearest_allowed_neighbour_is_reused() -> None:
 
 
 def test_a_guarded_or_expired_neighbour_does_not_hide_a_good_one_behind_it() -> None:
-    opposite, stale, good = entry(question="is it not safe"), entry(expires=5.0), entry(question="is this safe")
+    opposite, stale, good = (
+        entry(question="is it not safe"),
+        entry(expires=5.0),
+        entry(question="is this safe"),
+    )
     choice = pick([(opposite, 0.99), (stale, 0.98), (good, 0.95)])
     assert choice.entry is good
     assert [c.verdict for c in choice.candidates] == ["guard:negation", "expired", "ok"]

@@ -15,7 +15,6 @@ from aiohttp import web
 from tests.harness.loop import LoopThread
 
 
-
 @dataclass
 class Seen:
     """One request as the engine got it."""
@@ -108,11 +107,15 @@ class ScriptedBackend:
         if path == "/v1/chat/completions":
             return await self._chat(seen)
         if path == "/v1/completions":
-            return web.json_response(self._whole(seen, "text_completion", {"text": self.reply(seen), "logprobs": None}))
+            return web.json_response(
+                self._whole(seen, "text_completion", {"text": self.reply(seen), "logprobs": None})
+            )
         if path == "/v1/embeddings":
             vector = {"object": "embedding", "index": 0, "embedding": [0.25, 0.5, float(seen.number)]}
             usage = {"prompt_tokens": 3, "total_tokens": 3}
-            return web.json_response({"object": "list", "data": [vector], "model": "scripted", "usage": usage})
+            return web.json_response(
+                {"object": "list", "data": [vector], "model": "scripted", "usage": usage}
+            )
         if path == "/v1/responses":
             return web.json_response(self._response(seen))
         return web.json_response({"path": seen.path, "method": seen.method, "bytes": len(seen.body)})
@@ -134,7 +137,12 @@ class ScriptedBackend:
 
     async def chunks(self, seen: Seen) -> AsyncIterator[bytes]:
         """A chat stream: the role, the words, the end, usage if asked for."""
-        base = {"id": f"chatcmpl-{seen.number}", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+        base = {
+            "id": f"chatcmpl-{seen.number}",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "scripted",
+        }
 
         def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
             choice = {"index": 0, "delta": delta, "finish_reason": finish}

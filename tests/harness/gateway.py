@@ -71,7 +71,9 @@ class Running:
         raise AssertionError(f"not ready: {self.http.get('/readyz').text}")
 
     def client(self, key: str = "test", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=options.pop("max_retries", 0), **options)
+        return OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=options.pop("max_retries", 0), **options
+        )
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         """A request as plain HTTP; header names with underscores for dashes."""

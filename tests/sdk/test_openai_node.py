@@ -33,15 +33,21 @@ def test_the_node_sdk_works_unchanged(sdk: Path, gateway: Running, backend: Scri
     async def script(seen: Any) -> web.StreamResponse | None:
         text = seen.body.decode()
         if "fail with 429" in text:
-            return web.json_response({"error": {"message": "no", "code": "limited"}}, status=429, headers={"retry-after": "9"})
+            return web.json_response(
+                {"error": {"message": "no", "code": "limited"}}, status=429, headers={"retry-after": "9"}
+            )
         if "fail once" in text and not failed:
             failed.add("once")
-            return web.json_response({"error": {"message": "busy"}}, status=503, headers={"retry-after-ms": "10"})
+            return web.json_response(
+                {"error": {"message": "busy"}}, status=503, headers={"retry-after-ms": "10"}
+            )
         if "call the tool" in text:
             call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
             choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-            return web.json_response({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+            return web.json_response(
+                {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+            )
         return None
 
     backend.script = script

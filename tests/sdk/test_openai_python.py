@@ -15,7 +15,10 @@ from tests.harness import Running, ScriptedBackend
 USER = [{"role": "user", "content": "What is the capital of France?"}]
 TOOL = {
     "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
 }
 
 
@@ -30,10 +33,14 @@ def test_chat_and_the_same_again_from_memory(gateway: Running, backend: Scripted
     assert second.parse()._request_id == second.headers["x-request-id"]
 
 
-def test_streaming_live_and_replayed_are_the_same_to_the_sdk(gateway: Running, backend: ScriptedBackend) -> None:
+def test_streaming_live_and_replayed_are_the_same_to_the_sdk(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
     def read() -> tuple[str, str | None, int]:
         options = {"include_usage": True}
-        stream = gateway.client().chat.completions.create(model="m", messages=USER, stream=True, stream_options=options)
+        stream = gateway.client().chat.completions.create(
+            model="m", messages=USER, stream=True, stream_options=options
+        )
         chunks = list(stream)
         words = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         ends = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
@@ -52,7 +59,9 @@ def test_the_usage_chunk_is_not_sent_to_who_did_not_ask(gateway: Running, backen
         chunks = list(gateway.client().chat.completions.create(model="m", messages=USER, stream=True))
         assert all(chunk.choices and chunk.usage is None for chunk in chunks)
         gateway.settle()
-    assert backend.seen[0].json["stream_options"] == {"include_usage": True}, "asked upstream, for the hits to come"
+    assert backend.seen[0].json["stream_options"] == {"include_usage": True}, (
+        "asked upstream, for the hits to come"
+    )
 
 
 def test_stream_helper_accumulates(gateway: Running) -> None:
@@ -64,12 +73,18 @@ def test_stream_helper_accumulates(gateway: Running) -> None:
 
 
 def test_tools_are_called_and_replayed_whole(gateway: Running, backend: ScriptedBackend) -> None:
-    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+    }
 
     async def script(seen: Any) -> web.StreamResponse:
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-        return web.json_response({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+        return web.json_response(
+            {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        )
 
     backend.script = script
     client = gateway.client()
@@ -78,7 +93,9 @@ def test_tools_are_called_and_replayed_whole(gateway: Running, backend: Scripted
     assert client.chat.completions.create(model="m", messages=USER, tools=[TOOL]) == first
     with client.chat.completions.stream(model="m", messages=USER, tools=[TOOL]) as stream:
         streamed = stream.get_final_completion().choices[0].message.tool_calls
-    assert [(t.id, t.function.name, t.function.arguments) for t in streamed] == [("call_1", "weather", '{"city":"Oslo"}')]
+    assert [(t.id, t.function.name, t.function.arguments) for t in streamed] == [
+        ("call_1", "weather", '{"city":"Oslo"}')
+    ]
     assert backend.calls == 1
 
 
@@ -120,7 +137,9 @@ def test_responses(gateway: Running, backend: ScriptedBackend) -> None:
     first = client.responses.create(model="m", input="What is the capital of France?")
     assert first.output_text == "answer 1"
     gateway.settle()
-    paraphrase = client.responses.with_raw_response.create(model="m", input="What is the capital city of France?")
+    paraphrase = client.responses.with_raw_response.create(
+        model="m", input="What is the capital city of France?"
+    )
     assert paraphrase.headers["x-gateway-how"] == "semantic"
     assert paraphrase.parse().output_text == "answer 1"
     with client.responses.stream(model="m", input="What is the capital of France?") as stream:
@@ -135,7 +154,9 @@ def test_legacy_completions(gateway: Running, backend: ScriptedBackend) -> None:
     client = gateway.client()
     first = client.completions.create(model="m", prompt="What is the capital of France?")
     gateway.settle()
-    again = client.completions.with_raw_response.create(model="m", prompt="What is the capital city of France?")
+    again = client.completions.with_raw_response.create(
+        model="m", prompt="What is the capital city of France?"
+    )
     assert again.headers["x-gateway-how"] == "semantic"
     assert again.parse().choices[0].text == first.choices[0].text
     streamed = client.completions.create(model="m", prompt="What is the capital of France?", stream=True)
@@ -173,7 +194,9 @@ def test_upstream_errors_arrive_unchanged(
 def test_the_sdks_own_retries_work(gateway: Running, backend: ScriptedBackend) -> None:
     async def script(seen: Any) -> web.StreamResponse | None:
         if seen.number == 1:
-            return web.json_response({"error": {"message": "busy"}}, status=503, headers={"retry-after-ms": "10"})
+            return web.json_response(
+                {"error": {"message": "busy"}}, status=503, headers={"retry-after-ms": "10"}
+            )
         return None
 
     backend.script = script
@@ -181,7 +204,9 @@ def test_the_sdks_own_retries_work(gateway: Running, backend: ScriptedBackend) -
     assert answer.choices[0].message.content == "answer 2"
 
 
-def test_the_gateways_own_errors_have_openais_shape(start: Callable[..., Running], backend: ScriptedBackend) -> None:
+def test_the_gateways_own_errors_have_openais_shape(
+    start: Callable[..., Running], backend: ScriptedBackend
+) -> None:
     gateway = start(
         {
             "models": [{"name": "known", "backends": [{"url": backend.url}]}],
