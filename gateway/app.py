@@ -58,7 +58,7 @@ class App:
         self.config = config
         self._reread = reread
         self._background: set[asyncio.Task[None]] = set()
-        self._runners: list[web.BaseRunner[Any]] = []
+        self._runners: list[web.BaseRunner] = []
         self.ports: dict[str, int] = {}
         self.index_loaded = False
         self.store_open = False
@@ -167,7 +167,7 @@ class App:
         runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=2.0)
         self.ports["admin"] = await self._site(runner, admin.host, admin.port)
 
-    async def _site(self, runner: web.BaseRunner[Any], host: str, port: int) -> int:
+    async def _site(self, runner: web.BaseRunner, host: str, port: int) -> int:
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, host, port, backlog=1024)

@@ -6,6 +6,7 @@ who remove entries are told which ids went, and forget them elsewhere.
 
 import heapq
 import random
+import time
 from collections.abc import Callable
 
 from gateway.cache.quota import Ledger
@@ -15,7 +16,7 @@ from gateway.exchange import Entry
 class Catalog:
     """Entries that can be served now. Several variants may share one exact fingerprint."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
         self.ledger = ledger
         self._clock = clock
         self._by_id: dict[int, Entry] = {}
