@@ -126,6 +126,11 @@ class Partitions:
             if not len(index):
                 self._install(partition, None)
 
+    @property
+    def due(self) -> bool:
+        """Whether `begin` may have something to start."""
+        return bool(self._due)
+
     def begin(self) -> Rebuild | None:
         """Start the rebuild that has been due longest, if any."""
         while self._due:

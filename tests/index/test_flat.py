@@ -4,11 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gateway.index.flat import FlatIndex
 from gateway.index.hnsw import HnswIndex
 from gateway.interfaces import Vector, VectorIndex
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DIM = 8
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gateway.index.hnsw import HnswIndex
 from gateway.interfaces import Vector
 

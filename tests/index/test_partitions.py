@@ -4,11 +4,12 @@ import threading
 
 import numpy as np
 import pytest
-from gateway.index.partitions import SETTLE, Partitions, Rebuild
-from gateway.interfaces import Vector
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from gateway.index.partitions import SETTLE, Partitions, Rebuild
+from gateway.interfaces import Vector
 
 DIM = 16
 
