@@ -1,7 +1,7 @@
 """Exact nearest neighbours for small partitions.
 
 Decides nothing but order: every live vector is compared. There may be a hundred thousand of these with one
-entry each, so an instance must stay a few hundred bytes beside its vectors: no id map, no spare capacity.
+entry each, so a small instance must stay a few hundred bytes beside its vectors: no id map, no spare rows.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,31 @@ import numpy as np
 
 from gateway.interfaces import Vector
 
+SMALL = 64  # entries up to which an id is found by looking at each: a microsecond, against a map's memory
+
+
+def _products(rows: Vector, vector: Vector) -> Vector:
+    """(n, d) · (d,) → (n,) on this thread alone.
+
+    `rows @ vector` goes to BLAS, which wakes threads of its own: 0.1 ms on an idle machine, up to 16 ms on
+    a busy one. `vecdot` is as fast and never does (NumPy 2; before that, einsum at half the speed).
+    """
+    if hasattr(np, "vecdot"):
+        products: Vector = np.vecdot(rows, vector)
+        return products
+    return np.asarray(np.einsum("ij,j->i", rows, vector), dtype=np.float32)
+
 
 class FlatIndex:
     """Rows of one array; a removed row is overwritten by the last one."""
 
-    __slots__ = ("_ids", "_rows")
+    __slots__ = ("_at", "_ids", "_rows")
     tombstones = 0  # removal leaves none
 
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._rows: Vector | None = None
+        self._at: dict[int, int] | None = None  # id → row, beyond `SMALL`
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -33,7 +48,7 @@ class FlatIndex:
         k = min(k, n)
         if k <= 0 or self._rows is None:
             return []
-        scores = self._rows[:n] @ vector
+        scores = _products(self._rows[:n], vector)
         best = np.argpartition(scores, n - k)[n - k :] if k < n else np.arange(n)
         best = best[np.argsort(-scores[best], kind="stable")]
         return [(self._ids[row], min(float(scores[row]), 1.0)) for row in best]
@@ -53,6 +68,10 @@ class FlatIndex:
         self._rows[row] = vector
         if row == len(self._ids):
             self._ids.append(id)
+            if self._at is not None:
+                self._at[id] = row
+            elif row >= SMALL:
+                self._at = {id: row for row, id in enumerate(self._ids)}
 
     def remove(self, id: int) -> None:
         """Forget an id; unknown ids are ignored."""
@@ -61,8 +80,13 @@ class FlatIndex:
             return
         last = len(self._ids) - 1
         self._rows[row] = self._rows[last]
-        self._ids[row] = self._ids[last]
+        moved = self._ids[row] = self._ids[last]
         self._ids.pop()
+        if last <= SMALL // 2:
+            self._at = None
+        elif self._at is not None:
+            self._at[moved] = row
+            del self._at[id]
         if last == 0:
             self._rows = None
         elif 4 * last < len(self._rows):
@@ -79,7 +103,8 @@ class FlatIndex:
         yield self.items()
 
     def _row(self, id: int) -> int:
-        """Linear on purpose: 10 µs at 1,000 entries, against 200 bytes of dictionary for a lone one."""
+        if self._at is not None:
+            return self._at.get(id, -1)
         try:
             return self._ids.index(id)
         except ValueError:

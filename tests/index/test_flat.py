@@ -157,6 +157,32 @@ def test_a_lone_entry_costs_little_beside_its_vector() -> None:
     assert own < 400
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 150)), min_size=100, max_size=500))
+def test_ids_keep_their_rows_across_the_size_where_the_map_comes_and_goes(
+    changes: list[tuple[bool, int]],
+) -> None:
+    index, model = FlatIndex(), dict[int, Vector]()
+    vectors = unit(14, 151)
+    for id in range(100):
+        index.add(id, vectors[id])
+        model[id] = vectors[id]
+    for add, id in changes:
+        if add:
+            index.add(id, vectors[id])
+            model[id] = vectors[id]
+        else:
+            index.remove(id)
+            model.pop(id, None)
+    for id in list(model)[: len(model) - 5]:
+        index.remove(id)
+        del model[id]
+    ids, rows = index.items()
+    assert sorted(ids) == sorted(model)
+    for id, row in zip(ids, rows, strict=True):
+        np.testing.assert_array_equal(row, model[id])
+
+
 def test_capacity_follows_the_entries_down() -> None:
     index = FlatIndex()
     for id, vector in enumerate(unit(13, 64)):

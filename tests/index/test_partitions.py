@@ -71,7 +71,7 @@ def test_vectors_of_another_dimension_are_refused() -> None:
 
 
 def test_nothing_is_due_until_the_limit_then_one_rebuild_promotes() -> None:
-    partitions, vectors = filled(1000)
+    partitions, vectors = filled(1000, flat_limit=1000)
     assert partitions.begin() is None
     partitions.add(1000, b"p", unit(5)[0])
     assert partitions.stats().graphs == 0
