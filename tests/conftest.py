@@ -1,19 +1,26 @@
 """Fixtures shared by all tests: an engine to script, and gateways in front of it."""
 
+import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.embedding.sentence import SentenceEmbedder
 from tests.harness import Running, ScriptedBackend
 
 
 @pytest.fixture(scope="session")
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the exported embedding model lies; shared by all workers of a run."""
+    """Where the exported embedding model lies; exported once for all workers of a run."""
     base = tmp_path_factory.getbasetemp()
-    return (base.parent if base.name.startswith("popen-") else base) / "embedding-model"
+    folder = (base.parent if base.name.startswith("popen-") else base) / "embedding-model"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        SentenceEmbedder("auto", "onnx-int8", cache=folder)
+    return folder
 
 
 @pytest.fixture

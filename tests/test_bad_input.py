@@ -147,7 +147,7 @@ def test_absurd_http_gets_a_400_in_the_same_shape(gateway: Running, junk: bytes)
     with socket.create_connection(("127.0.0.1", gateway.app.ports["data"]), timeout=10) as raw:
         raw.sendall(junk)
         head, _, rest = raw.recv(65536).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400"), head
+    assert head.split(b" ", 1)[1].startswith(b"400"), head
     assert json.loads(rest)["error"]["type"] == "invalid_request_error"
     assert gateway.ask("still there?").status_code == 200
 
@@ -188,7 +188,7 @@ def test_another_content_type_is_refused(gateway: Running) -> None:
 def test_a_bad_request_id_is_replaced_and_a_good_one_kept(gateway: Running, backend: ScriptedBackend) -> None:
     assert gateway.ask("a question", x_request_id="mine-1").headers["x-request-id"] == "mine-1"
     assert backend.seen[-1].headers["X-Request-Id"] == "mine-1"
-    made = gateway.ask("another question", x_request_id="bad id \t").headers["x-request-id"]
+    made = gateway.ask("another question", x_request_id="bad id").headers["x-request-id"]
     assert made.startswith("req_")
 
 
@@ -237,10 +237,13 @@ def test_no_body_brings_it_down(gateway: Running, path: str) -> None:
 
 
 def test_an_embedder_that_raises_is_counted_and_bypassed(gateway: Running) -> None:
-    def broken(texts: Any) -> Any:
-        raise RuntimeError("out of memory")
+    class Broken:
+        window = 256
 
-    gateway.app.worker._embedder.encode = broken
+        def tokens(self, texts: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    gateway.app.worker._embedder = Broken()
     response = gateway.ask("What is the capital of France?")
     assert response.status_code == 200
     assert response.headers["x-gateway-reason"] == "embedder-failed"

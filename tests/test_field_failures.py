@@ -126,7 +126,8 @@ def test_06_prompts_beyond_the_embedders_window_do_not_collide(
     assert backend.calls == 2
 
 
-def test_07_tools_and_tool_results_are_part_of_the_key(gateway: Running) -> None:
+def test_07_tools_and_tool_results_are_part_of_the_key(start: Start) -> None:
+    gateway = start(book="categories: [{name: default, cache: {threshold: 0.9}}]")
     tool = {
         "type": "function",
         "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
@@ -245,9 +246,19 @@ def test_12_another_image_is_another_question(gateway: Running) -> None:
     assert decision(other) == ("forward", "non-text")
 
 
+class Hanging:
+    """An embedder that never comes back."""
+
+    window = 256
+
+    def tokens(self, texts: list[str]) -> list[int]:
+        time.sleep(3600)
+        return []
+
+
 def test_13_a_dead_embedder_stalls_nobody(start: Start) -> None:
     gateway = start({"embedder": {"deadline": 0.2}})
-    gateway.app.worker._embedder.encode = lambda texts: time.sleep(60)  # hangs for good
+    gateway.app.worker._embedder = Hanging()
     started = time.monotonic()
     response = gateway.ask(FRANCE)
     assert decision(response) == ("forward", "embedder-busy")
@@ -258,17 +269,18 @@ def test_14_a_bad_hit_is_removed_by_request_id_entry_tag_or_tenant(gateway: Runn
     def purge(**wanted: Any) -> int:
         return int(gateway.http.post(f"{gateway.admin}/cache/purge", json=wanted).json()["purged"])
 
-    first = stored(gateway, x_gateway_tags="paris,geo")
-    entry = first.headers["x-gateway-entry"]
-    assert purge(tag="geo", dry_run=True) == 1
-    for wanted in ({"entry": entry}, {"request_id": first.headers["x-request-id"]}, {"tag": "geo"}):
-        assert purge(**wanted) == 1, wanted
-        assert decision(gateway.ask(PARAPHRASE))[0] == "forward"
-        gateway.settle()
-        purge(all=True)
+    for criterion in ("entry", "request_id", "tag", "tenant"):
         first = stored(gateway, x_gateway_tags="paris,geo")
-        if "entry" in wanted:
-            wanted["entry"] = first.headers["x-gateway-entry"]
+        wanted = {
+            "entry": first.headers["x-gateway-entry"],
+            "request_id": first.headers["x-request-id"],
+            "tag": "geo",
+            "tenant": gateway.app.cache.catalog.entries()[0].tenant,
+        }[criterion]
+        assert purge(**{criterion: wanted, "dry_run": True}) == 1
+        assert purge(**{criterion: wanted}) == 1, criterion
+        assert gateway.ask(PARAPHRASE, x_gateway_cache="only").status_code == 504
+    stored(gateway)
     hit = gateway.ask(PARAPHRASE)
     assert decision(hit) == ("reuse", "semantic")
     verdict = {"request_id": hit.headers["x-request-id"], "verdict": "bad"}

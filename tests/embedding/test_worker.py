@@ -85,7 +85,7 @@ def run(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is awaited happens on another thread
+        while not condition():
             await asyncio.sleep(0.002)
 
 

@@ -1,5 +1,6 @@
 """A whole gateway in this process, on a thread and a loop of its own, with real ports."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,13 @@ from typing import Any
 import httpx2 as httpx  # the client the OpenAI SDK brings
 from openai import OpenAI
 
+from gateway import app as composition
 from gateway.app import App
 from gateway.config import build
 from tests.harness.loop import LoopThread
+
+# Gateways of one test process share the loaded model: it keeps no state, and loading it is most of a start.
+composition._embedder = functools.lru_cache(composition._embedder)
 
 BOOK = """
 categories:
