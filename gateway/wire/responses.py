@@ -1,6 +1,6 @@
 """A stored Responses object → the events OpenAI sends for it.
 
-Decides which events an item has. It must never leave out an item: what it does not know is announced and closed.
+Decides which events an item has. It must never leave out an item: an unknown one is announced and closed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -93,13 +93,13 @@ def _part_text(part: _Object) -> Iterator[_Event]:
     kind = part.get("type")
     if kind == "output_text":
         tokens = part.get("logprobs") or []
-        for piece, given in token_pieces(part["text"], tokens):
+        for piece, given in token_pieces(part.get("text") or "", tokens):
             yield "response.output_text.delta", {"delta": piece, "logprobs": given}
         for index, annotation in enumerate(part.get("annotations") or ()):
             fields = {"annotation": annotation, "annotation_index": index}
             yield "response.output_text.annotation.added", fields
-        yield "response.output_text.done", {"text": part["text"], "logprobs": tokens}
+        yield "response.output_text.done", {"text": part.get("text") or "", "logprobs": tokens}
     elif kind == "refusal":
-        yield from _text("response.refusal", "refusal", part["refusal"])
+        yield from _text("response.refusal", "refusal", part.get("refusal") or "")
     elif kind == "reasoning_text":
-        yield from _text("response.reasoning_text", "text", part["text"])
+        yield from _text("response.reasoning_text", "text", part.get("text") or "")
