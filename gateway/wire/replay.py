@@ -112,7 +112,8 @@ def _opening(message: _Object) -> _Change:
 
 def _deltas(choice: _Object) -> Iterator[tuple[_Change, Any]]:
     """(delta, logprobs) after the opening: reasoning before content, content before refusal and calls."""
-    message, given = choice["message"], choice.get("logprobs") or {}
+    message, logprobs = choice["message"], choice.get("logprobs")
+    given = logprobs if isinstance(logprobs, dict) else {}
     texts = {key: value for key, value in message.items() if isinstance(value, str) and key != "role"}
     first = [key for key in texts if key not in ("content", "refusal")]
     for key in (*first, "content", "refusal"):

@@ -23,10 +23,23 @@ json_value = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
     max_leaves=12,
 )
+junk = st.sampled_from([None, True, 5, 0.5, "", "so", [], [None], ["so"], {}, {"so": 5}, [{}], [[]]])
 usage = st.fixed_dictionaries(
     {"prompt_tokens": st.integers(0, 9999), "completion_tokens": st.integers(0, 9999)},
     optional={"prompt_tokens_details": st.fixed_dictionaries({"cached_tokens": st.integers(0, 99)})},
 ).map(lambda counts: {**counts, "total_tokens": counts["prompt_tokens"] + counts["completion_tokens"]})
+
+
+@st.composite
+def mutated(draw: st.DrawFn, value: Any) -> Any:
+    """The value with one node, somewhere inside, replaced by any other."""
+    if not isinstance(value, (list, dict)) or not value or draw(st.integers(0, 9)) == 0:
+        return draw(junk)
+    at = draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
+    inner = draw(mutated(value[at]))
+    if isinstance(value, dict):
+        return {**value, at: inner}
+    return [*value[:at], inner, *value[at + 1 :]]
 
 
 def tokens_of(spelled: str) -> list[dict[str, Any]]:
