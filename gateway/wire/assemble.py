@@ -124,15 +124,13 @@ def _whole(chunks: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def _choice(index: int, grown: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    own = {key: _settled(value) for key, value in grown.items()}
     choice: dict[str, Any] = {"index": index}
     if kind == "chat.completion":
-        choice["message"] = {"role": "assistant", "content": None}
+        choice["message"] = {"role": "assistant", "content": None, **own.pop("message", {})}
     else:
-        choice["text"] = ""
-    choice.update(logprobs=None, finish_reason=None)
-    for key, value in grown.items():
-        choice[key] = {**choice["message"], **_settled(value)} if key == "message" else _settled(value)
-    return choice
+        choice["text"] = own.pop("text", "")
+    return {**choice, "logprobs": None, "finish_reason": None, **own}
 
 
 def _settled(value: Any) -> Any:

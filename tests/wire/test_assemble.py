@@ -237,6 +237,12 @@ def test_a_responses_stream_may_end_with_done_and_with_nothing() -> None:
     assert assembled(closed, endpoint="responses").reuse == "exact"
 
 
+def test_a_delta_of_the_other_endpoint_makes_no_answer() -> None:
+    assert assembled(*GOOD, endpoint="completions").reason == "no-content"
+    text = {"choices": [{"index": 0, "text": "so", "finish_reason": "stop"}]}
+    assert assembled(text).reason == "no-content"
+
+
 KEYS = ["id", "choices", "usage", "response", "type", "x"]
 PIECE = st.dictionaries(
     st.sampled_from(["index", "delta", "text", "logprobs", "finish_reason", "x"]),

@@ -85,7 +85,7 @@ def test_the_sdk_adds_the_chunks_up_to_the_answer(whole: dict[str, Any]) -> None
         assert ours.logprobs == theirs.logprobs or not ours.message.content
         calls = [
             (call.id, call.function.name, call.function.arguments) for call in ours.message.tool_calls or []
-        ]  # type: ignore[union-attr]
+        ]
         assert calls == [
             (call.id, call.function.name, call.function.arguments) for call in theirs.message.tool_calls or []
         ]
@@ -182,7 +182,7 @@ def test_rarer_fields_survive_the_round_trip(message: dict[str, Any], logprobs: 
     }
     whole |= {"timings": {"ms": 5}, "service_tier": "default"}
     found = orjson.loads(back("chat", whole).body)
-    assert found["choices"][0]["message"] == whole["choices"][0]["message"]  # type: ignore[index]
+    assert found["choices"][0]["message"] == whole["choices"][0]["message"]
     assert found["choices"][0]["own"] == 1
     assert (found["timings"], found["service_tier"]) == ({"ms": 5}, "default")
     if logprobs and any(logprobs.values()):

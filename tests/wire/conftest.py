@@ -1,0 +1,6 @@
+"""Examples may be slow on a busy machine; that is no failure."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gateway")
