@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from gateway.exchange import Answer, Endpoint, Usage
 from gateway.wire.answer import read
-from tests.wire.shapes import json_value
+from gateway.wire.replay import stream
+from gateway.wire.sse import events
+from tests.wire.shapes import chat_answer, completion_answer, json_value, mutated
 
 DONE = b"data: [DONE]\n\n"
 STOP = {"index": 0, "delta": {}, "finish_reason": "stop"}
@@ -261,6 +263,45 @@ PIECE = st.dictionaries(
 )
 def test_arbitrary_chunks_are_read_without_an_error(endpoint: Endpoint, chunks: list[dict[str, Any]]) -> None:
     assert assembled(*chunks, endpoint=endpoint).reason
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answers"), [("chat", chat_answer()), ("completions", completion_answer())]
+)
+@given(st.data())
+def test_any_fault_in_a_chunk_is_read_without_an_error(
+    endpoint: Endpoint, answers: st.SearchStrategy[dict[str, Any]], data: st.DataObject
+) -> None:
+    streamed = stream(endpoint, orjson.dumps(data.draw(answers)), True)
+    chunks = [orjson.loads(chunk) for _, chunk in events(streamed) if chunk != b"[DONE]"]
+    at = data.draw(st.integers(0, len(chunks) - 1))
+    chunks[at] = data.draw(mutated(chunks[at]))
+    answer = assembled(*chunks, endpoint=endpoint)
+    if answer.reuse != "none":
+        assert stream(endpoint, answer.body, True)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"text": None}, {"text": "so"}],
+        [{"text": 5}, {"text": "so"}],
+        [{"message": 5}, {"delta": {"content": "so"}}],
+        [
+            {"delta": {"tool_calls": [{"id": "a", "function": None}]}},
+            {"delta": {"tool_calls": [{"function": {"a": 1}}]}},
+        ],
+        [{"delta": {"tool_calls": None}}, {"delta": {"tool_calls": []}}],
+        [{"logprobs": None}, {"logprobs": {"content": None}}, {"logprobs": {"content": []}}],
+        [{"own": [1]}, {"own": 5}, {"own": [1]}],
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_fields_that_change_their_kind(endpoint: Endpoint, pieces: list[dict[str, Any]]) -> None:
+    chunks = [{"choices": [{"index": 0, **piece}]} for piece in pieces]
+    answer = assembled(*chunks, {"choices": [STOP]}, endpoint=endpoint)
+    whole = endpoint == "completions" and pieces == [{"text": None}, {"text": "so"}]
+    assert (answer.reuse == "semantic") == whole
 
 
 def test_a_long_stream_is_read_in_linear_time() -> None:
