@@ -146,8 +146,12 @@ def _message(choice: Mapping[str, Any]) -> _Verdict:
 
 
 def _whole_calls(message: Mapping[str, Any]) -> bool:
-    calls = message.get("tool_calls") or [{"function": message["function_call"]}]
-    return isinstance(calls, list) and all(isinstance(call, dict) and _whole_call(call) for call in calls)
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        return False
+    if message.get("function_call"):
+        calls = [*calls, {"function": message["function_call"]}]
+    return all(isinstance(call, dict) and _whole_call(call) for call in calls)
 
 
 def _whole_call(call: Mapping[str, Any]) -> bool:
@@ -200,7 +204,8 @@ def _item(item: Mapping[str, Any]) -> _Verdict:
     if kind == "function_call":
         return ("exact", "tool-calls") if _whole_function(item) else ("none", "incomplete")
     if kind == "custom_tool_call":
-        return "exact", "tool-calls"
+        return ("exact", "tool-calls") if isinstance(item.get("input"), str) else ("none", "incomplete")
+
     if kind != "message":
         return "none", "stateful"  # a tool that ran at the provider
     parts = item.get("content")
@@ -214,7 +219,9 @@ def _part(part: Mapping[str, Any]) -> _Verdict:
         return "none", "refusal"
     if part.get("type") != "output_text":
         return "exact", "non-text"
-    return _OK if part.get("text") else ("exact", "no-content")
+    if not isinstance(part.get("text"), str):
+        return "none", "unreadable"
+    return _OK if part["text"] else ("exact", "no-content")
 
 
 def _embeddings(whole: Mapping[str, Any]) -> _Verdict:

@@ -12,7 +12,7 @@ from gateway.exchange import Endpoint
 from gateway.wire.sse import events
 
 _ONCE = ("id", "type", "name", "role", "expires_at")  # sent once, or again unchanged; never in pieces
-_NOT_IN_WHOLE = ("choices", "object", "obfuscation")
+_NOT_IN_WHOLE = ("object", "obfuscation")
 
 
 class Spoiled(Exception):
@@ -108,13 +108,13 @@ def _chunks(body: bytes) -> tuple[list[dict[str, Any]], bool]:
 def _whole(chunks: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     whole: dict[str, Any] = {"id": "", "object": kind, "created": 0, "model": "", "choices": []}
     choices: dict[int, dict[str, Any]] = {}
+    before: dict[str, Any] = {}
     for chunk in chunks:
-        for key, value in chunk.items():
-            if key in ("id", "created", "model"):
-                whole[key] = whole[key] or value
-            elif key not in _NOT_IN_WHOLE and value is not None:
-                whole[key] = value
-        for piece in chunk["choices"]:
+        pieces = chunk.pop("choices")
+        if chunk != before:  # nearly always the same: one comparison instead of a walk
+            _add_head(whole, chunk)
+            before = chunk
+        for piece in pieces:
             index = _object(piece).get("index", 0)
             if not isinstance(index, int):
                 raise Spoiled("unreadable")
@@ -123,16 +123,22 @@ def _whole(chunks: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return whole
 
 
+def _add_head(whole: dict[str, Any], chunk: Mapping[str, Any]) -> None:
+    for key, value in chunk.items():
+        if key in ("id", "created", "model"):
+            whole[key] = whole[key] or value
+        elif key not in _NOT_IN_WHOLE and value is not None:
+            whole[key] = value
+
+
 def _choice(index: int, grown: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    own = {key: _settled(value) for key, value in grown.items()}
     choice: dict[str, Any] = {"index": index}
     if kind == "chat.completion":
-        choice["message"] = {"role": "assistant", "content": None}
+        choice["message"] = {"role": "assistant", "content": None, **own.pop("message", {})}
     else:
-        choice["text"] = ""
-    choice.update(logprobs=None, finish_reason=None)
-    for key, value in grown.items():
-        choice[key] = {**choice["message"], **_settled(value)} if key == "message" else _settled(value)
-    return choice
+        choice["text"] = own.pop("text", "")
+    return {**choice, "logprobs": None, "finish_reason": None, **own}
 
 
 def _settled(value: Any) -> Any:
@@ -149,14 +155,18 @@ def _add_choice(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
     for key, value in piece.items():
         if key == "delta":
             _add_delta(choice.setdefault("message", {}), _object(value or {}))
-        elif key == "text" and isinstance(value, str):
-            choice.setdefault("text", _Text()).append(value)
-        elif key == "logprobs" and value is not None:
+        elif key == "text":
+            _add_field(choice, key, value)
+        elif key == "message":
+            raise Spoiled("unknown-delta")  # a whole where a difference belongs
+        elif value is None:
+            choice.setdefault(key, None)
+        elif key == "logprobs":
             choice["logprobs"] = choice.get("logprobs") or {}
             _add_lists(choice["logprobs"], _object(value))
         elif isinstance(value, list):
             _add_lists(choice, {key: value})
-        elif key != "index" and (value is not None or key not in choice):
+        elif key != "index":
             choice[key] = value
 
 
@@ -172,7 +182,10 @@ def _add_lists(lists: dict[str, Any], piece: Mapping[str, Any]) -> None:
 
 def _add_delta(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for key, value in delta.items():
-        if key == "tool_calls" and value is not None:
+        before = message.get(key)
+        if type(before) is _Text and type(value) is str:
+            before.append(value)  # nearly every delta is this one
+        elif key == "tool_calls" and value is not None:
             if message.get(key) is None:
                 message[key] = _Calls()
             for call in _list(value):
@@ -191,7 +204,8 @@ def _add_call(calls: _Calls, piece: Mapping[str, Any]) -> None:
     call = calls.setdefault(index, {})
     for key, value in piece.items():
         if key in ("function", "custom") and value is not None:
-            _add_fields(call.setdefault(key, {}), _object(value))
+            call[key] = call.get(key) or {}
+            _add_fields(call[key], _object(value))
         elif key != "index":
             _add_field(call, key, value)
 

@@ -49,8 +49,11 @@ def _head(whole: _Object, kind: str) -> dict[str, Any]:
 
 
 def _with_usage(chunks: Iterator[_Change], whole: _Object, wants_usage: bool) -> Iterator[_Change]:
-    """As OpenAI does it: a null on every chunk, then the counts on one without choices. Fields of the engine's
-    own come with the last chunk that has a choice."""
+    """As OpenAI does it: a null on every chunk, then the counts on one without choices.
+
+    Fields of the engine's own come with the last chunk that has a choice.
+    """
+
     own = {key: value for key, value in whole.items() if key not in (*_HEAD, "choices", "usage")}
     counts = whole.get("usage") if wants_usage else None
     last: _Change | None = None
@@ -86,7 +89,8 @@ def _completions(whole: _Object) -> Iterator[_Change]:
 
 
 def _choice(choice: _Object, change: _Object) -> _Change:
-    return {"index": choice.get("index", 0), "logprobs": None, "finish_reason": None, **change}
+    logprobs = change.get("logprobs")
+    return {"index": choice.get("index", 0), **change, "logprobs": logprobs, "finish_reason": None}
 
 
 def _closing(choice: _Object, change: _Object) -> _Change:
@@ -108,18 +112,19 @@ def _opening(message: _Object) -> _Change:
 
 def _deltas(choice: _Object) -> Iterator[tuple[_Change, Any]]:
     """(delta, logprobs) after the opening: reasoning before content, content before refusal and calls."""
-    message, given = choice["message"], choice.get("logprobs")
+    message, logprobs = choice["message"], choice.get("logprobs")
+    given = logprobs if isinstance(logprobs, dict) else {}
     texts = {key: value for key, value in message.items() if isinstance(value, str) and key != "role"}
     first = [key for key in texts if key not in ("content", "refusal")]
     for key in (*first, "content", "refusal"):
-        tokens = given.get(key) if isinstance(given, dict) else None
+        tokens = given.get(key)
         if isinstance(tokens, list) and texts.get(key):
             for piece, part in token_pieces(texts[key], tokens):
                 yield {key: piece}, {**dict.fromkeys(given, None), key: part}
             given = {**given, key: None}
         else:
             yield from (({key: piece}, None) for piece in pieces(texts.get(key, "")))
-    if given and any(value is not None for value in given.values()):
+    if any(value is not None for value in given.values()):
         yield {}, given  # those that belong to no text, as for a call
     for delta in _calls(message):
         yield delta, None

@@ -1,6 +1,6 @@
 """A stored Responses object → the events OpenAI sends for it.
 
-Decides which events an item has. It must never leave out an item: what it does not know is announced and closed.
+Decides which events an item has. It must never leave out an item: an unknown one is announced and closed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -57,9 +57,9 @@ def _inside(item: _Object) -> Iterator[_Event]:
     elif kind == "custom_tool_call":
         yield from _text("response.custom_tool_call_input", "input", item["input"])
     elif kind in ("message", "reasoning"):
-        for index, part in enumerate(item.get("summary") or ()):
+        for index, part in enumerate(_parts(item.get("summary"))):
             yield from _summary(index, part)
-        for index, part in enumerate(item.get("content") or ()):
+        for index, part in enumerate(_parts(item.get("content"))):
             yield from _part(index, part)
 
 
@@ -72,7 +72,7 @@ def _text(stem: str, key: str, text: str, /, name: str | None = None) -> Iterato
 def _summary(index: int, part: _Object) -> Iterator[_Event]:
     place = {"summary_index": index}
     yield "response.reasoning_summary_part.added", {**place, "part": {**part, "text": ""}}
-    for kind, fields in _text("response.reasoning_summary_text", "text", part.get("text") or ""):
+    for kind, fields in _text("response.reasoning_summary_text", "text", _string(part.get("text"))):
         yield kind, {**place, **fields}
     yield "response.reasoning_summary_part.done", {**place, "part": part}
 
@@ -92,14 +92,23 @@ def _part(index: int, part: _Object) -> Iterator[_Event]:
 def _part_text(part: _Object) -> Iterator[_Event]:
     kind = part.get("type")
     if kind == "output_text":
-        tokens = part.get("logprobs") or []
+        tokens = _parts(part.get("logprobs"))
         for piece, given in token_pieces(part["text"], tokens):
             yield "response.output_text.delta", {"delta": piece, "logprobs": given}
-        for index, annotation in enumerate(part.get("annotations") or ()):
+        for index, annotation in enumerate(_parts(part.get("annotations"))):
             fields = {"annotation": annotation, "annotation_index": index}
             yield "response.output_text.annotation.added", fields
         yield "response.output_text.done", {"text": part["text"], "logprobs": tokens}
     elif kind == "refusal":
-        yield from _text("response.refusal", "refusal", part["refusal"])
+        yield from _text("response.refusal", "refusal", _string(part.get("refusal")))
     elif kind == "reasoning_text":
-        yield from _text("response.reasoning_text", "text", part["text"])
+        yield from _text("response.reasoning_text", "text", _string(part.get("text")))
+
+
+def _parts(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; what an engine put elsewhere is in the item, but no event of its own."""
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""

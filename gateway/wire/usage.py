@@ -58,7 +58,7 @@ class UsageFilter:
     def feed(self, data: bytes) -> bytes:
         """The bytes that may go on now."""
         held = self._held
-        if not held and data.endswith(b"\n\n") and b'"usage"' not in data:
+        if not held and data.endswith(b"\n\n") and not _may_be_asked(data):
             return data  # whole events, none of them of interest: nearly every call
         at = max(0, len(held) - 3)  # an event's end may begin in what is held
         held += data
@@ -76,7 +76,7 @@ class UsageFilter:
         return self._passed(held)
 
     def _passed(self, event: bytes) -> bytes:
-        if b'"usage"' not in event or not _NO_CHOICES.search(event):
+        if not _may_be_asked(event):
             return event
         for _, data in events(event):
             counts = usage_chunk(data)
@@ -84,6 +84,10 @@ class UsageFilter:
                 self.dropped = counts
                 return b""
         return event
+
+
+def _may_be_asked(data: bytes) -> bool:
+    return b'"usage"' in data and _NO_CHOICES.search(data) is not None
 
 
 def usage_chunk(data: bytes) -> Usage | None:
