@@ -329,12 +329,15 @@ class Pipeline:
             return rewrite(request, model=backend.model, include_usage=asks)
 
         def headers(backend: Backend) -> CIMultiDict[str]:
-            return to_upstream(
+            sent = to_upstream(
                 x.headers,
                 api_key=backend.api_key,
                 trust_client=self._settings.trust_client_key,
                 request_id=x.request_id,
             )
+            if call.usage_added:  # a chunk can be taken out of plain text only
+                sent["Accept-Encoding"] = "identity"
+            return sent
 
         path = _PATHS[request.endpoint] + x.query
         into = _UsageProbe(call) if asks_usage else call

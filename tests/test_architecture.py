@@ -14,7 +14,8 @@ FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 # Each layer may import from those before it; rooms share one layer, and within it only themselves.
 LAYERS = [
-    {"exchange", "errors", "config"},
+    {"errors", "config"},
+    {"exchange"},
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "routing", "storage", "metrics", "log",
      "calibration"},

@@ -126,8 +126,7 @@ def test_06_prompts_beyond_the_embedders_window_do_not_collide(
     assert backend.calls == 2
 
 
-def test_07_tools_and_tool_results_are_part_of_the_key(start: Start) -> None:
-    gateway = start(book="categories: [{name: default, cache: {threshold: 0.9}}]")
+def test_07_tools_and_tool_results_are_part_of_the_key(gateway: Running) -> None:
     tool = {
         "type": "function",
         "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness import Running, ScriptedBackend
+from tests.harness.gateway import PRIVATE
 
 FRANCE = "What is the capital of France?"
 PARAPHRASE = "What is the capital city of France?"
@@ -204,7 +205,13 @@ def test_max_age_passes_over_older_answers(gateway: Running) -> None:
 HEALTH = "My blood pressure test shows high values, which dose of my tablets should I take?"
 
 
-def test_a_category_with_caching_off_is_never_stored(gateway: Running, backend: ScriptedBackend) -> None:
+@pytest.fixture
+def careful(start: Start) -> Running:
+    return start(book=PRIVATE)
+
+
+def test_a_category_with_caching_off_is_never_stored(careful: Running, backend: ScriptedBackend) -> None:
+    gateway = careful
     response = gateway.ask(HEALTH)
     assert response.headers["x-gateway-category"] == "private"
     assert decision(response) == ("forward", "mode-none")
@@ -221,14 +228,16 @@ async def _stored_documents(gateway: Running) -> int:
     return sum([len(batch) async for batch in gateway.app.store.scan()])
 
 
-def test_a_hint_never_escapes_none(gateway: Running) -> None:
+def test_a_hint_never_escapes_none(careful: Running) -> None:
+    gateway = careful
     response = gateway.ask(HEALTH, x_gateway_category="code")
     assert decision(response) == ("forward", "mode-none")
     gateway.settle()
     assert len(gateway.app.cache.catalog) == 0
 
 
-def test_what_cannot_be_classified_is_not_stored_where_a_category_must_not_be(gateway: Running) -> None:
+def test_what_cannot_be_classified_is_not_stored_where_a_category_must_not_be(careful: Running) -> None:
+    gateway = careful
     gateway.ask("My blood test. " + "It shows many values. " * 300)
     gateway.settle()
     assert len(gateway.app.cache.catalog) == 0

@@ -129,7 +129,10 @@ _SCHEMAS: dict[str, Any] = {
     "Purge": {
         "type": "object",
         "additionalProperties": False,
-        "minProperties": 1,
+        "anyOf": [
+            *({"required": [name]} for name in ("tenant", "category", "model", "tag", "entry", "request_id")),
+            {"required": ["all"], "properties": {"all": {"const": True}}},
+        ],
         "properties": {
             **{
                 name: {"type": "string"}
@@ -204,6 +207,7 @@ def _plain(
     return {
         "operationId": name,
         "summary": text,
+        "description": _IF_MATCH if conditional else text,
         "parameters": parameters,
         "responses": _responses(schema, refusals, etag=True),
     }
@@ -225,11 +229,6 @@ _CONDITIONS: list[dict[str, Any]] = [
         "in": "query",
         "schema": {"type": "boolean"},
         "description": "Validate and tell, change nothing.",
-    },
-    {
-        "name": "If-Match",
-        "in": "header",
-        "schema": {"type": "string"},
-        "description": "The ETag that was read.",
-    },
+    }
 ]
+_IF_MATCH = "With `If-Match: <the ETag that was read>` nothing is overwritten that changed meanwhile (412)."

@@ -69,7 +69,8 @@ class Upstream:
             async with self._fleet.lease(model, exchange, tried) as backend:
                 into.backend = backend.id
                 try:
-                    return await self._attempt(backend, method, path, headers(backend), body(backend), into)
+                    payload = body(backend)
+                    return await self._attempt(backend, method, path, headers(backend), payload, into)
                 except GatewayError as error:
                     # A kept-alive connection may have been closed by the engine just as it was reused: that
                     # says nothing about the engine, so the same one may be asked once more.

@@ -164,6 +164,9 @@ def test_schemathesis_finds_nothing(gateway: Running) -> None:
     document = json.loads(call(gateway, "GET", "/openapi.json").text)
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=gateway.admin)
+    # A book may be valid in every part and not as a whole (a name twice, shares beyond 1): JSON Schema cannot say so.
+    accepted = schema.config.checks.positive_data_acceptance
+    accepted.expected_statuses = [*accepted.expected_statuses, "422"]
     for result in schema.get_all_operations():
         operation = result.ok()
 

@@ -25,13 +25,21 @@ categories:
   - name: market-data
     examples: ["What is the price of Bitcoin?", "Tesla stock quote right now", "EUR to USD rate today"]
     cache: {mode: exact, threshold: 0.95, ttl: 5m}
-  - name: private
+  - name: default
+    cache: {mode: semantic, threshold: 0.90, ttl: 1d}
+"""
+
+
+# A book with a category that must never be stored, not for a moment.
+PRIVATE = BOOK.replace(
+    "  - name: default\n",
+    """  - name: private
     examples: ["My blood test shows high cholesterol", "Which dose of ibuprofen may I take?",
                "I have chest pain, what should I do?"]
     cache: {mode: none, threshold: 0.99, ttl: 1m}
   - name: default
-    cache: {mode: semantic, threshold: 0.90, ttl: 1d}
-"""
+""",
+)
 
 
 class Running:
@@ -52,6 +60,7 @@ class Running:
         }
         tree["embedder"] = {"cache": str(cache), "deadline": 5.0, **tree.get("embedder", {})}
         self.config = build(tree, {}, base=folder)
+        self._clients: list[OpenAI] = []
         self._thread = LoopThread()
         self.app = self.run(self._start())
         self.url = f"http://127.0.0.1:{self.app.ports['data']}"
@@ -102,6 +111,8 @@ class Running:
         await self.app.worker.load_many([])  # changes are applied in order: what came before is in the index
 
     def close(self) -> None:
+        for client in self._clients:
+            client.close()
         self.http.close()
         self.run(self.app.stop())
         self._thread.close()
