@@ -1,6 +1,6 @@
 """Thresholds from labelled pairs: embed both sides, ask the guard, take each category's operating point.
 
-Works on one's own pairs and on whatever embedder and guard serve. It proposes; writing policies is the caller's.
+Works on one's own pairs and on whatever embedder and guard serve. It proposes; the caller writes policies.
 """
 
 import gzip

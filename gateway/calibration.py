@@ -1,4 +1,4 @@
-"""How high a threshold must be: hit rate against false-hit rate, and the operating point that bounds the error.
+"""How high a threshold must be: hit rate against false-hit rate, and the point that bounds the error.
 
 Pure functions of similarities and labels. They choose nothing about policies and read no files.
 """
@@ -30,7 +30,7 @@ class Point:
 def curve(
     similarities: ArrayLike, duplicate: ArrayLike, agreed: ArrayLike | None = None, thresholds: ArrayLike = ()
 ) -> list[Point]:
-    """One point per threshold, for n pairs: similarities (n,), labels (n,), guard agreement (n,) or None (all).
+    """One point per threshold for n pairs: similarities, labels, guard agreement, all (n,); None: all agree.
 
     An empty class has rate 0. Raises ValueError if the lengths differ.
     """
@@ -66,8 +66,8 @@ def operating_point(
 
     Conformal risk control (Angelopoulos, Bates, Fisch, Lei, Schuster 2022, arXiv 2208.02814, section 2, loss
     bounded by 1): λ̂ = inf{λ : n/(n+1)·R̂(λ) + 1/(n+1) ≤ α}, R̂ the share of examples that are wrong and hit.
-    The expectation of the error on an exchangeable further example is then at most α. Over look-ups, pass every
-    pair; over known non-duplicates (stricter), pass those alone.
+    The expectation of the error on an exchangeable further example is then at most α. Over look-ups, pass
+    every pair; over known non-duplicates (stricter), pass those alone.
 
     similarities (n,), wrong (n,) true where reuse would be wrong, agreed (n,) where the guard agrees.
     None where n is too small to certify anything. Above 1 (`NEVER`) when no threshold in [-1, 1] will do.

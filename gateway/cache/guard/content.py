@@ -1,9 +1,11 @@
 """Content words: what one side speaks of and the other does not.
 
-A question that is reworded throughout and still close in meaning is a paraphrase; one that differs from another
-by a content word and little else differs by it on purpose. So differing content words need rewording around
-them. The amounts were measured on labelled question pairs (bench/accuracy).
+A question that is reworded throughout and still close in meaning is a paraphrase; one that differs from
+another by a content word and little else differs by it on purpose. So differing content words need rewording
+around them. The amounts were measured on labelled question pairs (bench/accuracy).
 """
+
+from itertools import pairwise
 
 from gateway.cache.guard.facts import Facts
 from gateway.cache.guard.lexicon import LIGHT_KEYS
@@ -23,7 +25,7 @@ def differences(asked: Facts, stored: Facts) -> tuple[set[str], set[str]]:
 
 def _pair_off_compounds(left: set[str], right: set[str], content: list[str]) -> None:
     """ "cutoff" against "cut off"."""
-    for first, second in zip(content, content[1:], strict=False):
+    for first, second in pairwise(content):
         if first + second in left:
             left.discard(first + second)
             right -= {first, second}
@@ -39,7 +41,7 @@ def _pair_off_spellings(left: set[str], right: set[str]) -> None:
 
 
 def _misspelt(one: str, other: str) -> bool:
-    """One letter too many, or two exchanged, in a long word. A replaced letter is another word (nitrate, nitrite)."""
+    """One letter too many, or two exchanged, in a long word. A replaced letter is another word (nitrite)."""
     if (
         min(len(one), len(other)) < 5
         or abs(len(one) - len(other)) > 1

@@ -5,96 +5,78 @@ short list of well-known names (so that lower-cased questions are caught too).
 """
 
 from gateway.cache.guard.facts import Facts
-from gateway.cache.guard.lexicon import key
+from gateway.cache.guard.lexicon import key, wordset
 
 _PLACES = """
-afghanistan afghan albania algeria argentina argentinian armenia australia australian austria austrian azerbaijan
-bangladesh bangladeshi belarus belgium belgian bhutan bolivia brazil brazilian britain british bulgaria cambodia canada
-canadian chile china chinese colombia croatia cuba cuban cyprus denmark danish dutch ecuador egypt egyptian england
-english estonia ethiopia europe european finland finnish france french georgia germany german ghana greece greek
-guatemala haiti hungary hungarian iceland india indian indonesia indonesian iran iranian iraq iraqi ireland irish
-israel israeli italy italian jamaica japan japanese jordan kazakhstan kenya korea korean kuwait latvia lebanon libya
-lithuania luxembourg malaysia malaysian maldives malta mexico mexican mongolia morocco myanmar nepal nepali netherlands
-nigeria nigerian norway norwegian oman pakistan pakistani palestine palestinian panama paraguay peru philippines filipino
-poland polish portugal portuguese qatar romania romanian russia russian rwanda scotland scottish serbia singapore
-slovakia slovenia somalia spain spanish sri sudan sweden swedish switzerland swiss syria syrian taiwan taiwanese
-tanzania thailand thai tunisia turkey turkish uganda ukraine ukrainian uruguay usa america american venezuela vietnam
+afghanistan afghan albania algeria argentina argentinian armenia australia australian austria austrian
+azerbaijan
+bangladesh bangladeshi belarus belgium belgian bhutan bolivia brazil brazilian britain british bulgaria
+cambodia canada
+canadian chile china chinese colombia croatia cuba cuban cyprus denmark danish dutch ecuador egypt
+egyptian england
+english estonia ethiopia europe european finland finnish france french georgia germany german ghana
+greece greek
+guatemala haiti hungary hungarian iceland india indian indonesia indonesian iran iranian iraq iraqi
+ireland irish
+israel israeli italy italian jamaica japan japanese jordan kazakhstan kenya korea korean kuwait latvia
+lebanon libya
+lithuania luxembourg malaysia malaysian maldives malta mexico mexican mongolia morocco myanmar nepal
+nepali netherlands
+nigeria nigerian norway norwegian oman pakistan pakistani palestine palestinian panama paraguay peru
+philippines filipino
+poland polish portugal portuguese qatar romania romanian russia russian rwanda scotland scottish serbia
+singapore
+slovakia slovenia somalia spain spanish sri sudan sweden swedish switzerland swiss syria syrian taiwan
+taiwanese
+tanzania thailand thai tunisia turkey turkish uganda ukraine ukrainian uruguay usa america american
+venezuela vietnam
 vietnamese wales yemen zambia zimbabwe africa african asia asian dubai
-alabama alaska arizona arkansas california colorado connecticut delaware florida hawaii idaho illinois indiana iowa
-kansas kentucky louisiana maine maryland massachusetts michigan minnesota mississippi missouri montana nebraska nevada
+alabama alaska arizona arkansas california colorado connecticut delaware florida hawaii idaho illinois
+indiana iowa
+kansas kentucky louisiana maine maryland massachusetts michigan minnesota mississippi missouri montana
+nebraska nevada
 ohio oklahoma oregon pennsylvania tennessee texas utah vermont virginia washington wisconsin wyoming
-amsterdam athens atlanta austin bangalore bangkok barcelona beijing berlin boston brussels budapest cairo chennai
-chicago copenhagen dallas delhi denver detroit dublin frankfurt geneva hamburg helsinki houston hyderabad istanbul
-jakarta jaipur johannesburg karachi kolkata lahore lisbon london madrid manila melbourne miami milan moscow mumbai
-munich nairobi oslo paris philadelphia phoenix prague pune rome seattle seoul shanghai stockholm sydney tokyo toronto
+amsterdam athens atlanta austin bangalore bangkok barcelona beijing berlin boston brussels budapest
+cairo chennai
+chicago copenhagen dallas delhi denver detroit dublin frankfurt geneva hamburg helsinki houston
+hyderabad istanbul
+jakarta jaipur johannesburg karachi kolkata lahore lisbon london madrid manila melbourne miami milan
+moscow mumbai
+munich nairobi oslo paris philadelphia phoenix prague pune rome seattle seoul shanghai stockholm sydney
+tokyo toronto
 vancouver vienna warsaw zurich ahmedabad noida gurgaon lucknow kerala punjab gujarat maharashtra bihar goa
 """
 _TECHNOLOGY = """
-python java javascript typescript golang rust ruby php perl swift kotlin scala haskell erlang elixir fortran cobol matlab
-lua julia clojure bash powershell sql mysql postgresql postgres mongodb sqlite oracle redis html css xml json yaml react
-angular vue django flask rails spring laravel node.js nodejs tensorflow pytorch keras numpy pandas docker kubernetes git
+python java javascript typescript golang rust ruby php perl swift kotlin scala haskell erlang elixir
+fortran cobol matlab
+lua julia clojure bash powershell sql mysql postgresql postgres mongodb sqlite oracle redis html css xml
+json yaml react
+angular vue django flask rails spring laravel node.js nodejs tensorflow pytorch keras numpy pandas
+docker kubernetes git
 github gitlab linux ubuntu debian fedora centos windows macos android ios iphone ipad macbook unix excel
 c++ c# f# aws azure gcp
 """
 _COMPANIES = """
-google microsoft apple amazon facebook twitter instagram whatsapp snapchat youtube netflix spotify uber lyft airbnb tesla
-toyota honda ford bmw audi mercedes samsung sony nokia xiaomi huawei intel amd nvidia ibm dell lenovo hp cisco adobe
-salesforce linkedin paypal visa mastercard walmart target starbucks mcdonalds pepsi nike adidas tcs infosys wipro
-cognizant accenture deloitte flipkart paytm quora reddit wikipedia tinder skype gmail yahoo bing ebay alibaba openai
-hindi urdu tamil telugu bengali arabic hebrew latin mandarin islam muslim muslims christian christians christianity hindu
+google microsoft apple amazon facebook twitter instagram whatsapp snapchat youtube netflix spotify uber
+lyft airbnb tesla
+toyota honda ford bmw audi mercedes samsung sony nokia xiaomi huawei intel amd nvidia ibm dell lenovo hp
+cisco adobe
+salesforce linkedin paypal visa mastercard walmart target starbucks mcdonalds pepsi nike adidas tcs
+infosys wipro
+cognizant accenture deloitte flipkart paytm quora reddit wikipedia tinder skype gmail yahoo bing ebay
+alibaba openai
+hindi urdu tamil telugu bengali arabic hebrew latin mandarin islam muslim muslims christian christians
+christianity hindu
 hindus hinduism buddhism buddhist sikh jewish jews catholic
 messi ronaldo obama clinton sanders modi putin hitler einstein
 """
 _KNOWN = frozenset(f"{_PLACES} {_TECHNOLOGY} {_COMPANIES}".split())
 # Capitalised by habit, not names.
-_COMMON = frozenset(
-    [
-        "i",
-        "i'm",
-        "i've",
-        "i'll",
-        "i'd",
-        "god",
-        "internet",
-        "web",
-        "ok",
-        "okay",
-        "tv",
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "sir",
-        "a",
-        "the",
-        "is",
-        "it",
-        "what",
-        "how",
-        "why",
-        "who",
-        "when",
-        "where",
-        "which",
-        "can",
-        "do",
-        "does",
-        "did",
-        "are",
-        "if",
-        "in",
-        "on",
-        "of",
-        "to",
-        "for",
-        "and",
-        "or",
-        "my",
-        "your",
-        "pc",
-        "usa",
-        "vs",
-    ]
+_COMMON = wordset(
+    """
+    i i'm i've i'll i'd god internet web ok okay tv mr mrs ms dr sir a the is it what how why who when
+    where which can do does did are if in on of to for and or my your pc usa vs
+    """
 )
 # Words when small, names in capitals.
 _ACRONYMS = frozenset({"it", "who", "us", "can", "and", "or", "for"})

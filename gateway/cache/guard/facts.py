@@ -1,7 +1,7 @@
 """What the guard knows of one text: its words, its content words, where it is capitalised.
 
-Everything is read from the raw text, lazily and at most once, in linear time. Nothing here compares two texts;
-the checks do. Each check family keeps its own lazily computed facts in `Facts.of`.
+Everything is read from the raw text, lazily and at most once, in linear time. Nothing here compares two
+texts; the checks do. Each check family keeps its own lazily computed facts in `Facts.of`.
 """
 
 import re

@@ -6,66 +6,24 @@ A paraphrase may turn "how do I" into "what is the best way to"; it does not tur
 import re
 
 from gateway.cache.guard.facts import Facts
+from gateway.cache.guard.lexicon import wordset
 
 _FORMATS = re.compile(
-    r"\b(json|ya?ml|xml|csv|html|markdown|latex|tables?|tabular|bullet(?:ed)?(?: points?| list)?|numbered list"
+    r"\b(json|ya?ml|xml|csv|html|markdown|latex|table|tabular|bullet(?:ed)?(?: point| list)?|numbered list"
     r"|one word|single word|one sentence|single sentence|one paragraph|one line"
     r"|step[- ]by[- ]step|translate|translation|summari[sz]e|summary|poem|essay|haiku|emojis?"
     r"|in (?:detail|short|brief)|briefly|detailed|concise(?:ly)?|eli5|like i'?m (?:five|5)|diagram|flowchart"
-    r"|in (?:english|german|french|spanish|italian|chinese|japanese|hindi|russian|portuguese|arabic|korean|dutch)"
+    r"|in (?:english|german|french|spanish|italian|chinese|japanese|hindi|russian|portuguese|arabic|korean)"
     r"|pseudo-?code|regex|sql|snippet)s?\b"
 )
 # A text without any of these words asks for no format; the pattern is then not tried.
-_TRIGGERS = frozenset(
-    [
-        "json",
-        "yaml",
-        "yml",
-        "xml",
-        "csv",
-        "html",
-        "markdown",
-        "latex",
-        "table",
-        "tables",
-        "tabular",
-        "bullet",
-        "bullets",
-        "bulleted",
-        "numbered",
-        "word",
-        "sentence",
-        "paragraph",
-        "line",
-        "step",
-        "translate",
-        "translation",
-        "summarize",
-        "summarise",
-        "summary",
-        "poem",
-        "essay",
-        "haiku",
-        "emoji",
-        "emojis",
-        "detail",
-        "short",
-        "brief",
-        "briefly",
-        "detailed",
-        "concise",
-        "concisely",
-        "eli5",
-        "like",
-        "diagram",
-        "flowchart",
-        "in",
-        "pseudo",
-        "pseudocode",
-        "regex",
-        "sql",
-        "snippet",
-    ]
+_TRIGGERS = wordset(
+    """
+    json yaml yml xml csv html markdown latex table tables tabular bullet bullets bulleted numbered word
+    sentence paragraph line step translate translation summarize summarise summary poem essay haiku
+    emoji emojis detail short brief briefly detailed concise concisely eli5 like diagram flowchart in
+    pseudo pseudocode regex sql snippet
+    """
 )
 _ONE_WORD = {"single word": "one word", "single sentence": "one sentence", "tabular": "table", "yml": "yaml",
              "summary": "summarise", "summarize": "summarise", "translation": "translate", "briefly": "in brief",
@@ -87,59 +45,21 @@ def format_(asked: Facts, stored: Facts) -> bool:
     return asked.of(formats) == stored.of(formats)
 
 
-_AUXILIARY = frozenset(
-    [
-        "is",
-        "are",
-        "was",
-        "were",
-        "am",
-        "do",
-        "does",
-        "did",
-        "can",
-        "could",
-        "should",
-        "would",
-        "will",
-        "shall",
-        "has",
-        "have",
-        "had",
-        "may",
-        "might",
-        "must",
-    ]
+_AUXILIARY = wordset(
+    """
+    is are was were am do does did can could should would will shall has have had may might must
+    """
 )
 _PROCEDURE = re.compile(
-    r"\bhow (?:(?:do|does|did|can|could|should|would|will|may|might|must) (?:we|i|you|one|they|he|she|people|someone|somebody|anyone|a person)|to|i can)\b"
-    r"|\b(?:ways?|steps?|method|methods|tips?|procedure|process|trick|tricks|technique|techniques) (?:to|for|of|i)\b"
+    r"\bhow (?:(?:do|does|did|can|could|should|would|will|may|might|must) "
+    r"(?:we|i|you|one|they|he|she|people|someone|somebody|anyone|a person)|to|i can)\b"
+    r"|\b(?:ways?|steps?|methods?|tips?|procedure|process|tricks?|techniques?) (?:to|for|of|i)\b"
 )
-_HOW_WORD = frozenset(
-    [
-        "many",
-        "much",
-        "long",
-        "often",
-        "old",
-        "far",
-        "big",
-        "tall",
-        "fast",
-        "good",
-        "bad",
-        "hard",
-        "difficult",
-        "easy",
-        "safe",
-        "likely",
-        "deep",
-        "high",
-        "large",
-        "soon",
-        "common",
-        "important",
-    ]
+_HOW_WORD = wordset(
+    """
+    many much long often old far big tall fast good bad hard difficult easy safe likely deep high large
+    soon common important
+    """
 )
 
 
@@ -188,7 +108,7 @@ def question(asked: Facts, stored: Facts) -> bool:
 
 
 _POINTING = re.compile(
-    r"\b(?:this|these) (?!year|month|week|world|life|time|day|decade|century|way|kind|country|planet|season|summer)[a-z]"
+    r"\b(?:this|these) (?!year|month|week|world|life|time|day|decade|century|way|kind|country|season)[a-z]"
     r"|\b(?:is|was|be) (?:this|these)\b|\b(?:the|as) following\b|\bgiven below\b|\bbelow given\b|\battached\b"
 )
 
@@ -202,8 +122,8 @@ def context(asked: Facts, stored: Facts) -> bool:
     return not (asked.of(pointing) or stored.of(pointing))
 
 
-_FIRST = frozenset(["i", "me", "my", "mine", "myself", "we", "us", "our", "ours", "ourselves"])
-_SECOND = frozenset(["you", "your", "yours", "yourself"])
+_FIRST = wordset("i me my mine myself we us our ours ourselves")
+_SECOND = wordset("you your yours yourself")
 
 
 def persons(facts: Facts) -> tuple[bool, bool]:
@@ -211,7 +131,7 @@ def persons(facts: Facts) -> tuple[bool, bool]:
 
 
 def person(asked: Facts, stored: Facts) -> bool:
-    """Whom it is about: "what do you look like" is not "what do I look like". In instructions it is nobody."""
+    """Whom it is about: "what do you look like" is not "what do I look like". Instructions are to all."""
     left, right = asked.of(persons), stored.of(persons)
     if left == right or ("how-to" in asked.of(kinds) and "how-to" in stored.of(kinds)):
         return True

@@ -6,6 +6,7 @@ Undecided texts agree with everything.
 from collections import Counter
 
 from gateway.cache.guard.facts import Facts
+from gateway.cache.guard.lexicon import wordset
 
 _SCRIPTS = (
     (0x0370, 0x03FF, "greek"),
@@ -23,15 +24,15 @@ _SCRIPTS = (
     (0xAC00, 0xD7AF, "hangul"),
 )
 _STOPWORDS = {
-    "en": "the is are what how why who which when where do does can of to and in it for with my your you was will",
-    "de": "der die das und ist wie was warum ich nicht ein eine einen zu mit für den dem kann wo wer sind mein auf",
-    "fr": "le la les des et est que qui comment pourquoi je ne pas un une dans pour avec mon du quel quelle sont où",
+    "en": "the is are what how why who which when where do does can of to and in it for with my your was will",
+    "de": "der die das und ist wie was warum ich nicht ein eine einen zu mit für den dem kann wo wer sind auf",
+    "fr": "le la les des et est que qui comment pourquoi je ne pas un une dans pour avec mon du quel sont où",
     "es": "el los las y es qué cómo por una para con mi del cuál dónde puedo se como que está son cuándo",
     "it": "il lo gli e è che come perché un una per con mio della cosa quale dove posso sono di non quando",
     "pt": "o os as e é que como por um uma para com meu da do qual onde posso são não quando está",
     "nl": "de het een en is hoe wat waarom ik niet met voor mijn kan waar wie zijn van op te",
 }
-_LANGUAGES = tuple((name, frozenset(words.split())) for name, words in _STOPWORDS.items())
+_LANGUAGES = tuple((name, wordset(listed)) for name, listed in _STOPWORDS.items())
 
 
 def language_of(facts: Facts) -> str | None:
@@ -40,7 +41,7 @@ def language_of(facts: Facts) -> str | None:
         return script
     vocabulary = facts.vocabulary
     (first, language), (second, _) = sorted(
-        ((len(vocabulary & words), name) for name, words in _LANGUAGES), reverse=True
+        ((len(vocabulary & listed), name) for name, listed in _LANGUAGES), reverse=True
     )[:2]
     return language if first > 1 and first > second else None
 

@@ -6,56 +6,32 @@ Compares what is written, not what it amounts to: 3.10 is not 3.1 (versions), bu
 import re
 
 from gateway.cache.guard.facts import Facts
+from gateway.cache.guard.lexicon import wordset
 
-_NUMBER = re.compile(r"(?<![^\s(])-?\d[\d.,:]*")
-_INNER = re.compile(r"\d[\d.,:]*")
+_HAS_DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d[\d.,:]*")
+_NEGATIVE = re.compile(r"(?<![^\s(=])-\d[\d.,:]*")
+_THOUSANDS = re.compile(r"(\d)k\b")
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{2,3})+(?:\.\d+)?")
-_MAGNITUDE = {"k": "000", "thousand": "000", "hundred": "00", "million": "000000", "lakh": "00000"}
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+)
 _WORDS = {
     word: str(value)
-    for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-    )
-} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
+    for value, word in enumerate(_SMALL.split())
+} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80",
+     "ninety": "90",
      "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000", "dozen": "12",
      "twice": "2", "thrice": "3", "third": "#3", "fourth": "#4", "fifth": "#5", "sixth": "#6", "tenth": "#10",
      "half": "1/2", "double": "x2", "triple": "x3"}  # fmt: skip
 # "one" is a pronoun nearly everywhere; before these it counts.
-_COUNTED = frozenset(
-    [
-        "day",
-        "days",
-        "week",
-        "weeks",
-        "month",
-        "months",
-        "year",
-        "years",
-        "hour",
-        "hours",
-        "minute",
-        "minutes",
-        "second",
-        "seconds",
-        "word",
-        "words",
-        "sentence",
-        "paragraph",
-        "page",
-        "line",
-        "percent",
-        "million",
-        "billion",
-        "hundred",
-        "thousand",
-        "lakh",
-        "dozen",
-        "kg",
-        "km",
-        "mile",
-        "liter",
-        "litre",
-    ]
+_COUNTED = wordset(
+    """
+    day days week weeks month months year years hour hours minute minutes second seconds word words
+    sentence paragraph page line percent million billion hundred thousand lakh dozen kg km mile liter
+    litre
+    """
 )
 
 _UNITS = {
@@ -69,7 +45,8 @@ _UNITS = {
         "l": "l liter liters litre litres", "ml": "ml milliliter milliliters", "gal": "gallon gallons",
         "s": "sec secs second seconds", "min": "min mins minute minutes", "h": "hr hrs hour hours",
         "d": "day days", "w": "week weeks", "mo": "month months", "y": "year years yr yrs",
-        "ms": "ms millisecond milliseconds", "b": "byte bytes", "bit": "bit bits", "kb": "kb kilobyte kilobytes",
+        "ms": "ms millisecond milliseconds",
+        "b": "byte bytes", "bit": "bit bits", "kb": "kb kilobyte kilobytes",
         "mb": "mb megabyte megabytes", "gb": "gb gigabyte gigabytes", "tb": "tb terabyte terabytes",
         "mbps": "mbps", "gbps": "gbps", "hz": "hz hertz", "khz": "khz", "mhz": "mhz", "ghz": "ghz",
         "v": "v volt volts", "w.": "watt watts", "kw": "kw kilowatt", "kwh": "kwh", "a.": "amp amps ampere",
@@ -79,8 +56,10 @@ _UNITS = {
     for name in names.split()
 }  # fmt: skip
 # Scales of which one cannot be read for another wherever they stand.
-_ANYWHERE = frozenset({"celsius", "fahrenheit", "kelvin", "km", "kilometers", "kilometres", "miles", "kg", "kilograms",
-                       "pounds", "lbs", "litres", "liters", "gallons", "inches", "cm"})  # fmt: skip
+_ANYWHERE = wordset(
+    "celsius fahrenheit kelvin km kilometers kilometres miles kg kilograms pounds lbs litres liters gallons "
+    "inches cm"
+)
 _CURRENCY = {
     name: code
     for code, names in {
@@ -93,22 +72,10 @@ _CURRENCY = {
 _SYMBOL = re.compile(r"[$€£¥₹%°]")
 _ATTACHED = re.compile(r"(?<![^\W_])\d[\d.,]*\s?-?([^\W\d_]{1,12})(?![^\W_])")
 
+_MONTH_NAMES = "january february march april may june july august september october november december"
 _MONTHS = {
     name: full[:3]
-    for full in [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ]
+    for full in _MONTH_NAMES.split()
     if full not in ("march", "may")
     for name in (full, full[:3])
 } | {"sept": "sep"}
@@ -121,9 +88,10 @@ _RELATIVE = frozenset({"yesterday", "tomorrow", "tonight", "weekend", "weekday",
 _AMBIGUOUS = re.compile(
     r"(?:(?<=[a-z,] )(?:May|March)\b|\b(?:may|march)\.? \d|\d(?:st|nd|rd|th)?(?: of)? (?:may|march)\b)", re.I
 )
-_WHICH_PERIOD = frozenset(["last", "next", "this", "previous", "past", "coming"])
+_WHICH_PERIOD = wordset("last next this previous past coming")
 _PERIOD = re.compile(
-    r"\b(last|next|this|previous|past|coming)\s+(second|minute|hour|day|night|week|month|quarter|year|decade|century|spring|summer|autumn|fall|winter)s?\b"
+    r"\b(last|next|this|previous|past|coming)\s+(second|minute|hour|day|night|week|month|quarter|year|decade"
+    r"|century|spring|summer|autumn|fall|winter)s?\b"
 )
 
 
@@ -132,19 +100,15 @@ def numbers(facts: Facts) -> frozenset[str]:
     found = set()
     text = facts.lower
     if _HAS_DIGIT.search(text):
-        for raw in _INNER.findall(text):
-            found.add(_number(raw))
+        found.update(_number(raw) for raw in _DIGITS.findall(_THOUSANDS.sub(r"\g<1>000", text)))
         if "-" in text:
-            found.update("-" + _number(raw[1:]) for raw in _NUMBER.findall(text) if raw[0] == "-")
+            found.update(_number(raw) for raw in _NEGATIVE.findall(text))
     words = facts.words
     for at, word in enumerate(words):
         value = _WORDS.get(word)
         if value is not None and (value != "1" or (at + 1 < len(words) and words[at + 1] in _COUNTED)):
             found.add(value)
     return frozenset(found)
-
-
-_HAS_DIGIT = re.compile(r"\d")
 
 
 def _number(raw: str) -> str:

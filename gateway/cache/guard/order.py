@@ -4,33 +4,11 @@ import re
 
 from gateway.cache.guard.entities import names
 from gateway.cache.guard.facts import Facts
-from gateway.cache.guard.lexicon import STOP, key
+from gateway.cache.guard.lexicon import STOP, key, wordset
 from gateway.cache.guard.polarity import poles
 
-_SYMMETRIC = frozenset(
-    ["and", "or", "vs", "versus", "nor", "the", "a", "an", "between", "both", "either", "with"]
-)
-_DROP = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "some",
-        "do",
-        "does",
-        "did",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "can",
-        "could",
-        "should",
-        "would",
-        "will",
-    ]
-)
+_SYMMETRIC = wordset("and or vs versus nor the a an between both either with")
+_DROP = wordset("the a an some do does did is are was were be can could should would will")
 _LINKS = frozenset(["to", "into", "over", "than"])
 _RELATION = re.compile(r"\b([^\W_]{2,}) (?:to|into|over|than) ([^\W_]{2,})\b")
 
@@ -71,7 +49,7 @@ def _differing(left: list[str], right: list[str]) -> tuple[list[str], list[str]]
 
 
 def _between(left: list[str], right: list[str]) -> list[str]:
-    """What stands between two exchanged blocks of up to four words: left = X M Y, right = Y M X. Else nothing."""
+    """What stands between two exchanged blocks of up to four words: X M Y and Y M X. Else nothing."""
     n = len(left)
     for x in range(1, min(5, n)):
         if left[:x] != right[n - x :]:

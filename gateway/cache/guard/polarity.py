@@ -4,50 +4,15 @@ Encoders put opposites closer together than many paraphrases, so no threshold ca
 """
 
 from gateway.cache.guard.facts import Facts
-from gateway.cache.guard.lexicon import key, stem
+from gateway.cache.guard.lexicon import key, stem, wordset
 
-_NEGATIONS = frozenset(
-    [
-        "not",
-        "never",
-        "no",
-        "none",
-        "nobody",
-        "nothing",
-        "neither",
-        "nor",
-        "without",
-        "cannot",
-        "non",
-        "nowhere",
-        "hardly",
-        "barely",
-        "except",
-        "unless",
-    ]
+_NEGATIONS = wordset(
+    """
+    not never no none nobody nothing neither nor without cannot non nowhere hardly barely except unless
+    """
 )
 _PREFIXES = tuple(
-    [
-        "un",
-        "in",
-        "im",
-        "il",
-        "ir",
-        "dis",
-        "non",
-        "de",
-        "mis",
-        "anti",
-        "under",
-        "over",
-        "hyper",
-        "hypo",
-        "pre",
-        "post",
-        "re",
-        "ex",
-        "sub",
-    ]
+    sorted(wordset("un in im il ir dis non de mis anti under over hyper hypo pre post re ex sub"))
 )
 
 _COMPARATIVE = """
@@ -60,7 +25,7 @@ longer longest | shorter shortest
 older oldest elder eldest | newer newest younger youngest
 earlier earliest sooner soonest | later latest
 before prior | after afterwards following
-max maximum maximize maximise upper | min minimum minimize minimise lower
+max maximum maximize maximise | min minimum minimize minimise
 stronger strongest | weaker weakest
 cheaper cheapest | costlier costliest dearest expensive priciest
 richer richest | poorer poorest
@@ -99,13 +64,17 @@ read reading | write writing written wrote
 client | server
 first | last
 true | false
-male males man men boy boys guy guys husband boyfriend father dad son brother uncle king prince gentleman masculine | female females woman women girl girls wife girlfriend mother mom daughter sister aunt queen princess lady feminine
+male males man men masculine | female females woman women feminine
+boy boys guy guys | girl girls lady ladies
+husband husbands | wife wives
+boyfriend boyfriends | girlfriend girlfriends
+uncle king prince gentleman | aunt queen princess
 husband boyfriend | brother father son dad
 wife girlfriend | sister mother daughter mom
 father dad | son
 mother mom | daughter
 parent parents | child children kids
-he his him | she her hers
+he his him himself | she her hers herself
 enable enabling enabled | disable disabling disabled
 lock locking locked | unlock unlocking unlocked
 install installing installed | uninstall uninstalling uninstalled
@@ -117,7 +86,8 @@ legal legally allowed | illegal illegally forbidden prohibited banned
 possible | impossible
 safe safely | unsafe dangerous
 healthy | unhealthy
-pros pro advantages advantage benefits benefit strengths strength | cons con disadvantages disadvantage drawbacks weaknesses weakness
+pros pro advantages advantage benefits benefit | cons con disadvantages disadvantage drawbacks
+strengths strength | weaknesses weakness
 positive positively | negative negatively
 success succeed successful | failure fail failing failed unsuccessful
 love loving loved | hate hating hated
@@ -127,6 +97,7 @@ north northern | south southern
 east eastern | west western
 internal inner inside indoor | external outer outside outdoor
 input inputs | output outputs
+login signin | logout signout
 public | private
 hot | cold
 rich wealthy | poor
@@ -140,7 +111,7 @@ attack offense | defend defense defence
 borrow borrowing | lend lending loan
 hire hiring hired | fire firing fired
 employer | employee employees
-teacher professor | student students
+teacher teachers professor | student students
 buyer | seller
 landlord | tenant
 lender | borrower
@@ -168,8 +139,7 @@ freeze | melt thaw
 fill | empty
 plus | minus
 multiply multiplication | divide division
-maximum | minimum
-single | married multiple
+single | married
 introvert introverted introverts | extrovert extroverted extroverts
 theist religious believer | atheist atheists atheism
 liberal liberals left-wing | conservative conservatives right-wing
@@ -179,7 +149,7 @@ online | offline
 wet | dry
 hard difficult tough | easy simple
 strong | weak
-fat gain | thin lose
+fat | thin
 tall | short
 long | short
 fast quick | slow
@@ -192,14 +162,13 @@ acid acidic | base basic alkaline
 proton protons | electron electrons neutron
 mitosis | meiosis
 import | export
-undergraduate undergrad bachelor bachelor's bachelors ug | postgraduate graduate master master's masters ms pg phd
+undergraduate undergrad bachelor bachelors ug | postgraduate graduate master masters ms pg phd
 ms | phd
 primary | secondary
 single | double
 android | ios iphone
 mac macos | windows linux
 jpg jpeg png | pdf
-morning | night
 breakfast | dinner lunch
 sunrise | sunset
 past | future
@@ -244,7 +213,7 @@ def negation(asked: Facts, stored: Facts) -> bool:
 
 
 def _prefixed(roots: set[str], others: set[str]) -> bool:
-    """Whether a word of one side is a word of the other behind an opposing prefix ("enable", "disable" too)."""
+    """Whether a word of one side is a word of the other behind an opposing prefix ("lock", "unlock")."""
     return any(
         root.startswith(prefix) and len(root) - len(prefix) > 2 and root[len(prefix) :] in others
         for root in roots
@@ -263,7 +232,28 @@ def comparatives(facts: Facts) -> dict[int, frozenset[int]]:
 
 
 def directions(facts: Facts) -> dict[int, frozenset[int]]:
-    return _sides(facts, _DIRECTIONS)
+    found = _sides(facts, _DIRECTIONS)
+    if not _SWITCHES.isdisjoint(facts.vocabulary):
+        found |= _switched(facts.words)
+    return found
+
+
+# Verbs whose particle is their meaning: log in, log out; turn on, turn it off.
+_SWITCHES = wordset(
+    "log sign check opt zoom clock phase turn switch fade logged signed turned logging turning"
+)
+_PARTICLES = {"in": (-1, 0), "out": (-1, 1), "on": (-2, 0), "off": (-2, 1), "up": (-3, 0), "down": (-3, 1)}
+
+
+def _switched(words: list[str]) -> dict[int, frozenset[int]]:
+    """The first particle within four words of such a verb, as a side of an axis of its own."""
+    for at, word in enumerate(words):
+        if word in _SWITCHES:
+            for particle in words[at + 1 : at + 5]:
+                if particle in _PARTICLES:
+                    axis, side = _PARTICLES[particle]
+                    return {axis: frozenset((side,))}
+    return {}
 
 
 def _sides(facts: Facts, axes: dict[str, tuple[tuple[int, int], ...]]) -> dict[int, frozenset[int]]:
