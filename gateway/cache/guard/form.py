@@ -25,9 +25,11 @@ _TRIGGERS = wordset(
     pseudo pseudocode regex sql snippet
     """
 )
-_ONE_WORD = {"single word": "one word", "single sentence": "one sentence", "tabular": "table", "yml": "yaml",
-             "summary": "summarise", "summarize": "summarise", "translation": "translate", "briefly": "in brief",
-             "in short": "in brief", "detailed": "in detail"}  # fmt: skip
+_ONE_WORD = {
+    "single word": "one word", "single sentence": "one sentence", "tabular": "table", "yml": "yaml",
+    "summary": "summarise", "summarize": "summarise", "translation": "translate", "briefly": "in brief",
+    "in short": "in brief", "detailed": "in detail",
+}  # fmt: skip
 
 
 def formats(facts: Facts) -> frozenset[str]:

@@ -86,7 +86,7 @@ _WEEKDAYS = {
 }
 _RELATIVE = frozenset({"yesterday", "tomorrow", "tonight", "weekend", "weekday", "ago"})
 _AMBIGUOUS = re.compile(
-    r"(?:(?<=[a-z,] )(?:May|March)\b|\b(?:may|march)\.? \d|\d(?:st|nd|rd|th)?(?: of)? (?:may|march)\b)", re.I
+    r"(?<=[a-z,] )(?:May|March)\b|\b(?i:may|march)\.? \d|\d(?:st|nd|rd|th)?(?: of)? (?i:may|march)\b"
 )
 _WHICH_PERIOD = wordset("last next this previous past coming")
 _PERIOD = re.compile(
@@ -96,8 +96,8 @@ _PERIOD = re.compile(
 
 
 def numbers(facts: Facts) -> frozenset[str]:
-    """Every number of the text as a normalised string; words up to twenty and the round ones included."""
-    found = set()
+    """Every number of the text as written, words up to twenty and the round ones as digits."""
+    found: set[str] = set()
     text = facts.lower
     if _HAS_DIGIT.search(text):
         found.update(_number(raw) for raw in _DIGITS.findall(_THOUSANDS.sub(r"\g<1>000", text)))
