@@ -1,0 +1,1 @@
+"""Text → unit vectors, and the one thread that owns the embedder, the classifier and the indexes."""

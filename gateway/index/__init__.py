@@ -1,0 +1,1 @@
+"""Nearest neighbours inside one compatibility partition: exact while small, HNSW above, one owner thread."""
