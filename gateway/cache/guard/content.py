@@ -8,7 +8,7 @@ around them. The amounts were measured on labelled question pairs (bench/accurac
 from itertools import pairwise
 
 from gateway.cache.guard.facts import Facts
-from gateway.cache.guard.lexicon import LIGHT_KEYS
+from gateway.cache.guard.lexicon import LIGHT_KEYS, key
 
 Words = frozenset[str]
 
@@ -17,18 +17,18 @@ def differences(asked: Facts, stored: Facts) -> tuple[set[str], set[str]]:
     """Content classes of either side that the other lacks, spelling variants and compounds paired off."""
     left, right = set(asked.bag - stored.bag), set(stored.bag - asked.bag)
     if left and right:
-        _pair_off_compounds(left, right, stored.content)
-        _pair_off_compounds(right, left, asked.content)
+        _pair_off_compounds(left, right, stored.words)
+        _pair_off_compounds(right, left, asked.words)
         _pair_off_spellings(left, right)
     return left, right
 
 
-def _pair_off_compounds(left: set[str], right: set[str], content: list[str]) -> None:
+def _pair_off_compounds(left: set[str], right: set[str], words: list[str]) -> None:
     """ "cutoff" against "cut off"."""
-    for first, second in pairwise(content):
-        if first + second in left:
-            left.discard(first + second)
-            right -= {first, second}
+    for first, second in pairwise(words):
+        if (compound := key(first + second)) in left:
+            left.discard(compound)
+            right -= {key(first), key(second)}
 
 
 def _pair_off_spellings(left: set[str], right: set[str]) -> None:
@@ -54,7 +54,7 @@ def _misspelt(one: str, other: str) -> bool:
     at = next((at for at in range(len(other)) if one[at] != other[at]), len(other))
     if len(one) > len(other):
         return one[at + 1 :] == other[at:]
-    return len(one) > 6 and one[at : at + 2] == other[at : at + 2][::-1] and one[at + 2 :] == other[at + 2 :]
+    return len(one) > 5 and one[at : at + 2] == other[at : at + 2][::-1] and one[at + 2 :] == other[at + 2 :]
 
 
 # How many other words must differ before differing content words read as a paraphrase.

@@ -25,7 +25,7 @@ _SCRIPTS = (
 )
 _STOPWORDS = {
     "en": "the is are what how why who which when where do does can of to and in it for with my your was will",
-    "de": "der die das und ist wie was warum ich nicht ein eine einen zu mit für den dem kann wo wer sind",
+    "de": "der die das und ist wie was warum ich nicht ein eine einen zu mit für den kann wo wer",
     "fr": "le la les des et est que qui comment pourquoi je ne pas un une dans pour avec mon du quel sont",
     "es": "el los las y es qué cómo por una para con mi del cuál dónde puedo se como que está son cuándo",
     "it": "il lo gli e è che come perché un una per con mio della cosa quale dove posso sono di non quando",

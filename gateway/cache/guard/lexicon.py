@@ -60,6 +60,16 @@ CONTRACTIONS: dict[str, tuple[str, ...]] = {
 
 # One line, one meaning. The first word stands for all.
 _SYNONYMS = """
+1 one
+2 two
+3 three
+4 four
+5 five
+6 six
+7 seven
+8 eight
+9 nine
+10 ten
 best good top greatest great
 make earn create build making made makes made
 website site websites sites
@@ -143,6 +153,17 @@ error mistake
 mean meaning meant
 disease illness
 rid eliminate
+dictionary dict
+database db
+repository repo
+configuration config
+documentation docs
+javascript js
+typescript ts
+kubernetes k8s
+postgresql postgres
+regex regexp
+directory folder
 join enter
 reason cause
 occur happen
