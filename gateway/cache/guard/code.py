@@ -19,22 +19,27 @@ _IDENTIFIER = re.compile(
     """,
     re.VERBOSE,
 )
-_HINT = re.compile(r"[_.(/#+:-]|[a-z][A-Z]")
+_MARKS = frozenset("_.(/#+:-")
+_CAMEL = re.compile(r"[a-z][A-Z]")
 _QUOTED = re.compile(r'"([^"\n]{1,400})"|`([^`]{1,400})`|(?<![\w\'])\'([^\'\n]{1,400})\'(?!\w)')
+_MARKED = frozenset("\"`'")
 _SPACE = re.compile(r"[\W_]+")
 
 
 def identifiers(facts: Facts) -> frozenset[str]:
-    if not _HINT.search(facts.plain):
+    if _MARKS.isdisjoint(facts.characters) and not (facts.has_capital and _CAMEL.search(facts.plain)):
         return frozenset()
     return frozenset(found.lower().rstrip("(.") for found in _IDENTIFIER.findall(facts.plain))
 
 
-_SYMBOLS = re.compile(r"[*{}\[\]<>=|\\~^;]")
+_OPERATORS = frozenset("*{}[]<>=|\\~^;")
 
 
 def symbols(facts: Facts) -> str:
-    return "".join(_SYMBOLS.findall(facts.plain))
+    """The operators and brackets of code, in order."""
+    if _OPERATORS.isdisjoint(facts.characters):
+        return ""
+    return "".join(char for char in facts.plain if char in _OPERATORS)
 
 
 def identifier(asked: Facts, stored: Facts) -> bool:
@@ -51,7 +56,7 @@ def identifier(asked: Facts, stored: Facts) -> bool:
 def quotes(facts: Facts) -> frozenset[str]:
     """Quoted and backticked strings, punctuation and case evened out."""
     text = facts.lower
-    if '"' not in text and "`" not in text and "'" not in text:
+    if _MARKED.isdisjoint(facts.characters):
         return frozenset()
     found = (next(filter(None, groups), "") for groups in _QUOTED.findall(text))
     return frozenset(even for quoted in found if (even := _even(quoted)) != " ")

@@ -86,11 +86,10 @@ _SENTENCE_END = frozenset(".?!:;\n\"'([{-–—•*/")
 def names(facts: Facts) -> frozenset[str]:
     """Classes (as in `lexicon.key`) of the words that name something."""
     found = {key(word) for word in facts.vocabulary & _KNOWN}
-    tokens = facts.tokens
-    if _shouted(tokens):
-        return frozenset(found)
     plain = facts.plain
-    for token, start in tokens:
+    if not facts.has_capital or _shouted(facts.tokens):
+        return frozenset(found)
+    for token, start in facts.tokens:
         if token.islower() or not token[0].isalpha():
             continue
         if token[0].isupper() and token[1:].islower() and _opens_sentence(plain, start):
@@ -105,7 +104,7 @@ def names(facts: Facts) -> frozenset[str]:
 
 def _shouted(tokens: list[tuple[str, int]]) -> bool:
     """Mostly upper case, or a title with every word capitalised: capitals say nothing then."""
-    capital = sum(not token.islower() for token, _ in tokens)
+    capital = sum(token != token.lower() for token, _ in tokens)
     return len(tokens) >= 4 and capital > 0.7 * len(tokens)
 
 

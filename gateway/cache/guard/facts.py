@@ -50,6 +50,20 @@ class Facts:
         return self.plain.lower()
 
     @cached_property
+    def characters(self) -> frozenset[str]:
+        """Which characters occur: a cheap reason not to try a pattern."""
+        return frozenset(self.plain)
+
+    @cached_property
+    def has_digit(self) -> bool:
+        return any(map(str.isdigit, self.characters))
+
+    @cached_property
+    def has_capital(self) -> bool:
+        """Whether capitals occur after the first letter."""
+        return self.plain[1:] != self.lower[1:]
+
+    @cached_property
     def tokens(self) -> list[tuple[str, int]]:
         """Words in order with their offset in `plain`, case kept."""
         return [(match.group(), match.start()) for match in _WORD.finditer(self.plain)]
@@ -58,8 +72,7 @@ class Facts:
     def words(self) -> list[str]:
         """Lower-cased words in order, contractions written out ("what's" → what, is; "don't" → do, not)."""
         words: list[str] = []
-        for token, _ in self.tokens:
-            word = token.lower()
+        for word in _WORD.findall(self.lower):
             if "'" in word:
                 words.extend(CONTRACTIONS.get(word) or _uncontracted(word))
             elif word in CONTRACTIONS:

@@ -52,6 +52,9 @@ _AUXILIARY = wordset(
     is are was were am do does did can could should would will shall has have had may might must
     """
 )
+_PROCEDURAL = wordset(
+    "how way ways step steps method methods tip tips procedure process trick tricks technique techniques"
+)
 _PROCEDURE = re.compile(
     r"\bhow (?:(?:do|does|did|can|could|should|would|will|may|might|must) "
     r"(?:we|i|you|one|they|he|she|people|someone|somebody|anyone|a person)|to|i can)\b"
@@ -84,7 +87,7 @@ def kinds(facts: Facts) -> frozenset[str]:
                 found.add("how")
         elif word in ("what", "which"):
             found.add("what")
-    if _PROCEDURE.search(facts.lower):
+    if not _PROCEDURAL.isdisjoint(facts.vocabulary) and _PROCEDURE.search(facts.lower):
         found.discard("how")
         found.discard("what")
         found.add("how-to")
@@ -109,6 +112,7 @@ def question(asked: Facts, stored: Facts) -> bool:
     return (left ^ right) in _KIN
 
 
+_POINTERS = wordset("this these following below attached")
 _POINTING = re.compile(
     r"\b(?:this|these) (?!year|month|week|world|life|time|day|decade|century|way|kind|country|season)[a-z]"
     r"|\b(?:is|was|be) (?:this|these)\b|\b(?:the|as) following\b|\bgiven below\b|\bbelow given\b|\battached\b"
@@ -116,7 +120,7 @@ _POINTING = re.compile(
 
 
 def pointing(facts: Facts) -> bool:
-    return _POINTING.search(facts.lower) is not None
+    return not _POINTERS.isdisjoint(facts.vocabulary) and _POINTING.search(facts.lower) is not None
 
 
 def context(asked: Facts, stored: Facts) -> bool:

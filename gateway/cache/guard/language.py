@@ -25,7 +25,7 @@ _SCRIPTS = (
 )
 _STOPWORDS = {
     "en": "the is are what how why who which when where do does can of to and in it for with my your was will",
-    "de": "der die das und ist wie was warum ich nicht ein eine einen zu mit für den kann wo wer",
+    "de": "der die das und ist wie warum ich nicht ein eine einen zu mit für den kann wo",
     "fr": "le la les des et est que qui comment pourquoi je ne pas un une dans pour avec mon du quel sont",
     "es": "el los las y es qué cómo por una para con mi del cuál dónde puedo se como que está son cuándo",
     "it": "il lo gli e è che come perché un una per con mio della cosa quale dove posso sono di non quando",
@@ -40,10 +40,10 @@ def language_of(facts: Facts) -> str | None:
     if not facts.plain.isascii() and (script := _script(facts.plain)):
         return script
     vocabulary = facts.vocabulary
-    (first, language), (second, _) = sorted(
+    (first, named), (second, _) = sorted(
         ((len(vocabulary & listed), name) for name, listed in _LANGUAGES), reverse=True
     )[:2]
-    return language if first > 1 and first > second else None
+    return named if first > 1 and first > second else None
 
 
 def _script(text: str) -> str | None:

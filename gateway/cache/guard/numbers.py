@@ -8,7 +8,6 @@ import re
 from gateway.cache.guard.facts import Facts
 from gateway.cache.guard.lexicon import wordset
 
-_HAS_DIGIT = re.compile(r"\d")
 _DIGITS = re.compile(r"\d[\d.,:]*")
 _NEGATIVE = re.compile(r"(?<![^\s(=])-\d[\d.,:]*")
 _THOUSANDS = re.compile(r"(\d)k\b")
@@ -69,7 +68,7 @@ _CURRENCY = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-_SYMBOL = re.compile(r"[$€£¥₹%°]")
+_SYMBOLS = frozenset("$€£¥₹%°")
 _ATTACHED = re.compile(r"(?<![^\W_])\d[\d.,]*\s?-?([^\W\d_]{1,12})(?![^\W_])")
 
 _MONTH_NAMES = "january february march april may june july august september october november december"
@@ -99,7 +98,7 @@ def numbers(facts: Facts) -> frozenset[str]:
     """Every number of the text as written, words up to twenty and the round ones as digits."""
     found: set[str] = set()
     text = facts.lower
-    if _HAS_DIGIT.search(text):
+    if facts.has_digit:
         found.update(_number(raw) for raw in _DIGITS.findall(_THOUSANDS.sub(r"\g<1>000", text)))
         if "-" in text:
             found.update(_number(raw) for raw in _NEGATIVE.findall(text))
@@ -126,9 +125,8 @@ def units(facts: Facts) -> frozenset[str]:
     vocabulary = facts.vocabulary
     found = {_UNITS[word] for word in vocabulary & _ANYWHERE}
     found.update(_CURRENCY[word] for word in vocabulary if word in _CURRENCY)
-    if _SYMBOL.search(text):
-        found.update(_CURRENCY.get(symbol, symbol) for symbol in _SYMBOL.findall(text))
-    if _HAS_DIGIT.search(text):
+    found.update(_CURRENCY.get(symbol, symbol) for symbol in _SYMBOLS & facts.characters)
+    if facts.has_digit:
         for name in _ATTACHED.findall(text):
             if name in _UNITS:
                 found.add(_UNITS[name])
