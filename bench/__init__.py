@@ -1,0 +1,1 @@
+"""Measurements of the gateway. Nothing in the product imports from here."""

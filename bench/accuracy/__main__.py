@@ -1,0 +1,61 @@
+"""`python -m bench.accuracy [--data DIR] [--out DIR]`: the accuracy report, as Markdown and CSV."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.accuracy.measure import Measured, Table, by_check, by_threshold, measure, operating
+from bench.accuracy.pairs import intent_pairs, question_pairs
+from gateway.cache.guard import Guard
+from gateway.embedding.sentence import SentenceEmbedder
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOOR = 0.85  # below it no shipped policy looks
+
+
+def main() -> None:
+    options = _options()
+    embedder = SentenceEmbedder(cache=options.cache / "models")
+    guard = Guard()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"# Accuracy of semantic hits ({embedder.name})\n")
+    sets = {
+        "QQP": question_pairs(options.data / "qqp_pairs.jsonl.gz"),
+        "PAWS": question_pairs(options.data / "paws_qqp_pairs.jsonl.gz"),
+        "BANKING77": intent_pairs(options.data / "banking77.jsonl.gz"),
+    }
+    for name, pairs in sets.items():
+        measured = measure(pairs, embedder, guard, options.cache)
+        for table in tables(name, measured):
+            print(table.markdown())
+            slug = re.sub(r"[^a-z0-9]+", "-", table.title.split(",")[0].lower()).strip("-")
+            (options.out / f"{slug}.csv").write_text(table.csv(), encoding="utf-8")
+        print(f"Guard: {measured.guard_seconds * 1e6:.0f} µs a pair, both texts analysed.\n")
+
+
+def tables(name: str, measured: Measured) -> Iterator[Table]:
+    everything = np.ones(len(measured.pairs), dtype=np.bool_)
+    yield by_threshold(f"{name} all", measured, everything)
+    if name == "QQP":
+        yield by_threshold(f"{name} held-out half", measured, ~measured.tune)
+        yield operating(name, measured)
+    yield by_check(name, measured, FLOOR)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__)
+    data = Path(os.environ.get("GATEWAY_DATA", ROOT / ".." / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=data, help="folder of the labelled data")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "bench/results/accuracy", help="where CSV files go"
+    )
+    parser.add_argument("--cache", type=Path, default=ROOT / "bench/results/cache", help="model and vectors")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""How high a threshold must be: hit rate against false-hit rate, and the point that bounds the error.
+
+Pure functions of similarities and labels. They choose nothing about policies and read no files.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# No stricter threshold than an identical vector exists; above it nothing is reused.
+NEVER = 1.0 + 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a threshold does to labelled pairs. Rates are in [0, 1]."""
+
+    threshold: float
+    hit_rate: float  # share of duplicates that hit
+    false_hit_rate: float  # share of known non-duplicates that hit
+    error_rate: float  # wrong hits / look-ups (all pairs)
+    wrong_share: float  # wrong hits / hits
+
+
+def curve(
+    similarities: ArrayLike, duplicate: ArrayLike, agreed: ArrayLike | None = None, thresholds: ArrayLike = ()
+) -> list[Point]:
+    """One point per threshold for n pairs: similarities, labels, guard agreement, all (n,); None: all agree.
+
+    An empty class has rate 0. Raises ValueError if the lengths differ.
+    """
+    similarity, is_duplicate, allowed = _arrays(similarities, duplicate, agreed)
+    return [
+        _point(float(threshold), (similarity >= threshold) & allowed, is_duplicate)
+        for threshold in np.asarray(thresholds, dtype=np.float64)
+    ]
+
+
+def _point(threshold: float, hit: Bools, duplicate: Bools) -> Point:
+    right, wrong = int((hit & duplicate).sum()), int((hit & ~duplicate).sum())
+    return Point(
+        threshold=threshold,
+        hit_rate=right / max(1, int(duplicate.sum())),
+        false_hit_rate=wrong / max(1, int((~duplicate).sum())),
+        error_rate=wrong / max(1, len(duplicate)),
+        wrong_share=wrong / max(1, right + wrong),
+    )
+
+
+def needed(max_error: float) -> int:
+    """Labelled pairs below which no threshold can be certified: n ≥ 1/α − 1."""
+    if not 0 < max_error < 1:
+        raise ValueError("max_error must lie strictly between 0 and 1")
+    return math.ceil(1 / max_error - 1 - 1e-9)
+
+
+def operating_point(
+    similarities: ArrayLike, wrong: ArrayLike, max_error: float, agreed: ArrayLike | None = None
+) -> float | None:
+    """The lowest threshold whose wrong hits are certified to stay within `max_error` of the n examples.
+
+    Conformal risk control (Angelopoulos, Bates, Fisch, Lei, Schuster 2022, arXiv 2208.02814, section 2, loss
+    bounded by 1): λ̂ = inf{λ : n/(n+1)·R̂(λ) + 1/(n+1) ≤ α}, R̂ the share of examples that are wrong and hit.
+    The expectation of the error on an exchangeable further example is then at most α. Over look-ups, pass
+    every pair; over known non-duplicates (stricter), pass those alone.
+
+    similarities (n,), wrong (n,) true where reuse would be wrong, agreed (n,) where the guard agrees.
+    None where n is too small to certify anything. Above 1 (`NEVER`) when no threshold in [-1, 1] will do.
+    """
+    similarity, is_wrong, allowed = _arrays(similarities, wrong, agreed)
+    n = len(similarity)
+    if n < needed(max_error):
+        return None
+    budget = math.floor((n + 1) * max_error - 1 + 1e-9)  # how many wrong hits there may be
+    risky = np.sort(similarity[is_wrong & allowed])[::-1]
+    if len(risky) <= budget:
+        return -1.0
+    threshold = float(np.nextafter(risky[budget], np.inf))
+    return threshold if threshold <= 1.0 else NEVER
+
+
+def _arrays(
+    similarities: ArrayLike, labels: ArrayLike, agreed: ArrayLike | None
+) -> tuple[Floats, Bools, Bools]:
+    similarity = np.asarray(similarities, dtype=np.float64)
+    label = np.asarray(labels, dtype=np.bool_)
+    allowed = (
+        np.ones(len(similarity), dtype=np.bool_) if agreed is None else np.asarray(agreed, dtype=np.bool_)
+    )
+    if not len(similarity) == len(label) == len(allowed):
+        raise ValueError("similarities, labels and guard verdicts differ in length")
+    return similarity, label, allowed

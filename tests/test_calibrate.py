@@ -1,0 +1,107 @@
+"""Thresholds from a file of labelled pairs."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from gateway.calibrate import ALL, FLOOR, encode, read_pairs, run
+from gateway.errors import Invalid
+from gateway.interfaces import Vector
+
+
+class Angles:
+    """Texts are angles in degrees; so the similarity of a pair is the cosine of their difference."""
+
+    dim = 2
+    window = 8
+    name = "angles"
+
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    def encode(self, texts: Sequence[str]) -> Vector:
+        radians = np.radians([float(text.strip("!")) for text in texts])
+        return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+class Shouting:
+    """Objects to a text that shouts."""
+
+    def facts(self, text: str) -> str:
+        return text
+
+    def verdict(self, asked: str, stored: str) -> str | None:
+        return "shouting" if "!" in asked + stored else None
+
+
+def by_sign(texts: list[str], vectors: Vector) -> list[str]:
+    assert vectors.shape == (len(texts), 2)
+    return ["upper" if vector[1] >= 0 else "lower" for vector in vectors]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> Path:
+    data = "\n".join(map(json.dumps, rows)).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def pairs() -> list[dict[str, object]]:
+    wrong = [{"a": "10", "b": str(10 + at), "duplicate": 0} for at in range(1, 61)]
+    right = [{"a": "20", "b": str(20 + at), "duplicate": 1} for at in range(20)]
+    few = [{"a": "-10", "b": "-11", "duplicate": 0}]
+    named = [{"a": "10", "b": "60!", "duplicate": 0, "category": "loud"} for _ in range(30)]
+    return wrong + right + few + named
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
+def test_each_category_gets_its_own_point(tmp_path: Path, name: str) -> None:
+    result = run(write(tmp_path / name, pairs()), 0.05, tmp_path / "out", Angles(), Shouting(), by_sign)
+    rows = {row.category: row for row in result.rows}
+    assert list(rows) == [ALL, "loud", "lower", "upper"]
+    assert rows["lower"].threshold is None  # one labelled pair
+    assert rows["loud"].threshold == FLOOR  # the guard objects to all of them
+    upper = rows["upper"]  # budget: floor(61 * 0.05 - 1) = 2 wrong hits, those one and two degrees apart
+    assert upper.threshold is not None
+    assert upper.threshold == pytest.approx(np.cos(np.radians(3)), abs=1e-5)
+    assert upper.point is not None
+    assert upper.point.hit_rate == 3 / 20
+    assert upper.point.false_hit_rate == 2 / 60
+
+
+def test_the_outcome_is_written(tmp_path: Path) -> None:
+    result = run(
+        write(tmp_path / "p.jsonl", pairs()), 0.05, tmp_path / "new/out", Angles(), Shouting(), by_sign
+    )
+    written = orjson.loads((tmp_path / "new/out/calibration.json").read_bytes())
+    assert written == {"max_error": 0.05, "thresholds": result.thresholds}
+    assert set(result.thresholds) == {ALL, "loud", "upper"}
+    table = (tmp_path / "new/out/calibration.md").read_text(encoding="utf-8")
+    assert "| lower | 0 | 1 | needs 19 non-duplicates | | |" in table
+    assert f"| upper | 20 | 60 | {result.thresholds['upper']:.4f} | 15.0% | 3.33% |" in table
+
+
+def test_no_pairs_give_no_thresholds(tmp_path: Path) -> None:
+    result = run(write(tmp_path / "p.jsonl", []), 0.05, tmp_path / "out", Angles(), Shouting(), by_sign)
+    assert result.thresholds == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "3", '{"a": "x", "b": "y"}', '{"a": 1, "b": "y", "duplicate": 1}',
+     '{"a": "x", "b": "y", "duplicate": "yes"}', '{"a": "x", "b": "y", "duplicate": 1, "category": 4}'],
+)  # fmt: skip
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"a": "1", "b": "2", "duplicate": true}\n\n' + line, encoding="utf-8")
+    with pytest.raises(Invalid, match=r"p\.jsonl:3: "):
+        read_pairs(path)
+
+
+def test_vectors_keep_their_texts() -> None:
+    texts = [str(degrees) for degrees in range(0, 200, 1)]
+    assert np.allclose(encode(Angles(), texts), Angles().encode(texts))
