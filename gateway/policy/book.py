@@ -98,8 +98,8 @@ class Rule(_Frozen):
 class GuardChecks(_Frozen):
     checks: tuple[f.CheckName, ...] | None = None
     """The guard's checks to run; omitted: all."""
-    off: tuple[f.CheckName, ...] = ()
-    """Checks to leave out."""
+    skip: tuple[f.CheckName, ...] = ()
+    """Checks to leave out. (Not "off": YAML reads that key as a boolean.)"""
 
 
 class Part(_Frozen):
@@ -254,7 +254,7 @@ def _excesses(parts: Sequence[tuple[str, Any]]) -> Iterator[Fault]:
     """What all parts together have too much of."""
     categories = [category for _, _, category in _items(parts, "categories")]
     shares = [_dig(category, "cache", "quota", "share") for category in categories]
-    share = sum(value for value in shares if isinstance(value, int | float) and not isinstance(value, bool))
+    share = sum(value for value in shares if type(value) in (int, float) and 0 <= value <= 1)
     if share > 1 + 1e-9:
         yield Fault("", "categories", f"the quota shares sum to {share:.2f}, above 1")
     examples = [_dig(category, "examples") for category in categories]
@@ -278,7 +278,7 @@ def _guards(read: Sequence[tuple[str, Part]]) -> Iterator[Fault]:
 def _unknown_checks(file: str, guard: GuardChecks, known: Collection[str] | None) -> list[Fault]:
     if known is None:
         return []
-    named = (("checks", guard.checks or ()), ("off", guard.off))
+    named = (("checks", guard.checks or ()), ("skip", guard.skip))
     return [
         Fault(file, f"guard.{key}[{index}]", f'no check is called "{name}"{_nearest(name, known)}')
         for key, names in named
