@@ -8,10 +8,11 @@ import difflib
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from gateway.exchange import Endpoint
 from gateway.policy import fields as f
@@ -38,11 +39,11 @@ class Cache(_Frozen):
     ttl: f.Ttl = "1d"
     """How long an answer may be reused: "7d", "5m", "30s", or seconds."""
     quota: Quota = Quota()
-    priority: f.Number = Field(1.0, ge=0, le=1000)
+    priority: f.Number = Field(default=1.0, ge=0, le=1000)
     """Weight in the eviction score."""
-    max_temperature: f.Number | None = Field(None, ge=0)
+    max_temperature: f.Number | None = Field(default=None, ge=0)
     """Hotter requests (unset counts as 1.0) are neither answered from the cache nor stored."""
-    max_error: f.Number | None = Field(None, gt=0, le=1)
+    max_error: f.Number | None = Field(default=None, gt=0, le=1)
     """Bound on wrong semantic hits per semantic look-up, for calibration."""
 
     @property
@@ -52,22 +53,22 @@ class Cache(_Frozen):
 
 
 class LoadPolicy(_Frozen):
-    threshold_slack: f.Number = Field(0.0, ge=0, le=0.2)
+    threshold_slack: f.Number = Field(default=0.0, ge=0, le=0.2)
     """How far the threshold may fall at full load."""
     threshold_floor: f.Threshold = 0.85
     """It never falls below this."""
-    ttl_factor: f.Number = Field(1.0, ge=1, le=2)
+    ttl_factor: f.Number = Field(default=1.0, ge=1, le=2)
     """By how much the TTL is stretched at full load."""
 
 
 class Offload(_Frozen):
     allow: f.Flag = True
-    max_quality_loss: f.Number = Field(0.02, ge=0, le=1)
+    max_quality_loss: f.Number = Field(default=0.02, ge=0, le=1)
 
 
 class Category(_Frozen):
     name: f.CategoryName
-    examples: tuple[f.Example, ...] = Field((), max_length=MAX_EXAMPLES)
+    examples: tuple[f.Example, ...] = Field(default=(), max_length=MAX_EXAMPLES)
     """Utterances that define the category for the classifier."""
     cache: Cache = Cache()
     load: LoadPolicy = LoadPolicy()
@@ -97,31 +98,23 @@ class Rule(_Frozen):
 class GuardChecks(_Frozen):
     checks: tuple[f.CheckName, ...] | None = None
     """The guard's checks to run; omitted: all."""
-    off: tuple[f.CheckName, ...] = ()
-    """Checks to leave out."""
+    skip: tuple[f.CheckName, ...] = ()
+    """Checks to leave out. (Not "off": YAML reads that key as a boolean.)"""
 
 
 class Part(_Frozen):
     """What one file, or one API call, says of the book."""
 
-    categories: tuple[Category, ...] = Field((), max_length=MAX_CATEGORIES)
-    ignore: tuple[f.Ignorable, ...] = Field((), max_length=MAX_IGNORE)
+    categories: tuple[Category, ...] = Field(default=(), max_length=MAX_CATEGORIES)
+    ignore: tuple[f.Ignorable, ...] = Field(default=(), max_length=MAX_IGNORE)
     """Request fields that do not part two requests."""
-    rules: tuple[Rule, ...] = Field((), max_length=MAX_RULES)
+    rules: tuple[Rule, ...] = Field(default=(), max_length=MAX_RULES)
     """First match wins; before the classifier."""
     guard: GuardChecks = GuardChecks()
 
 
 class Book(Part):
     """The whole policy. Build it with `from_json`, `assemble` or `folder.load_folder`."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Book":
-        reasons = [f"{section}[{index}]{path}: {why}" for section, index, path, why in _clashes(self)]
-        reasons += [f"{section}: {why}" for section, why in _excesses(self)]
-        if reasons:
-            raise ValueError("; ".join(reasons))
-        return self
 
     @cached_property
     def version(self) -> str:
@@ -173,35 +166,16 @@ def assemble(
     """
     faults = list(unread)
     read: list[tuple[str, Part]] = []
-    spoiled: set[str] = set()  # categories of faulty parts: rules may name them without a second fault
     for file, obj in parts:
         part, found = _part(file, obj)
-        faults += found
-        if part is None:
-            spoiled |= _names(obj)
-        else:
-            read.append((file, part))
-            faults += _unknown_checks(file, part.guard, checks)
-    merged = _merged(read)
-    if unread:
-        spoiled |= {rule.then.category for rule in merged.rules}
-    faults += _merged_faults(read, merged, spoiled)
+        read.append((file, part))
+        faults += found + _unknown_checks(file, part.guard, checks)
+    faults += _clashes(parts, complete=not unread)
+    faults += _excesses(parts)
+    faults += _guards(read)
     if faults:
         raise PolicyFaults(faults)
-    return Book(**dict(merged))
-
-
-def _merged(read: Sequence[tuple[str, Part]]) -> Part:
-    """All parts as one, not yet checked as a whole; a `default` is always there."""
-    categories = _joined(read, "categories")
-    if all(category.name != DEFAULT for category in categories):
-        categories.append(Category(name=DEFAULT))
-    return Part.model_construct(
-        categories=tuple(categories),
-        ignore=tuple(dict.fromkeys(_joined(read, "ignore"))),
-        rules=tuple(_joined(read, "rules")),
-        guard=next((part.guard for _, part in read if part.guard != GuardChecks()), GuardChecks()),
-    )
+    return _joined([part for _, part in read])
 
 
 def diff(old: Book, new: Book) -> list[dict[str, Any]]:
@@ -209,15 +183,13 @@ def diff(old: Book, new: Book) -> list[dict[str, Any]]:
     return list(_changes("", _keyed(old), _keyed(new)))
 
 
-def _part(file: str, obj: Any) -> tuple[Part | None, list[Fault]]:
-    if obj is None:
-        return Part(), []
+def _part(file: str, obj: Any) -> tuple[Part, list[Fault]]:
     if isinstance(obj, dict):
         obj = {key: value for key, value in obj.items() if value is not None}  # a section all commented out
     try:
-        return Part.model_validate(obj), []
+        return Part.model_validate({} if obj is None else obj), []
     except ValidationError as error:
-        return None, _faults(file, error)
+        return Part(), _faults(file, error)
 
 
 def _category(name: str, obj: Any) -> Category:
@@ -232,74 +204,81 @@ def _category(name: str, obj: Any) -> Category:
     return category
 
 
-def _joined(read: Sequence[tuple[str, Part]], section: Literal["categories", "ignore", "rules"]) -> list[Any]:
-    return [item for _, part in read for item in getattr(part, section)]
+def _joined(parts: Sequence[Part]) -> Book:
+    """All parts as one book; a `default` is always there."""
+    categories = [category for part in parts for category in part.categories]
+    if all(category.name != DEFAULT for category in categories):
+        categories.append(Category(name=DEFAULT))
+    return Book(
+        categories=tuple(categories),
+        ignore=tuple(dict.fromkeys(field for part in parts for field in part.ignore)),
+        rules=tuple(rule for part in parts for rule in part.rules),
+        guard=next((part.guard for part in parts if part.guard != GuardChecks()), GuardChecks()),
+    )
 
 
-def _names(obj: Any) -> set[str]:
-    listed = obj.get("categories") if isinstance(obj, dict) else None
-    rows = listed if isinstance(listed, list) else []
-    return {row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)}
+def _dig(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
-def _clashes(book: Part, spoiled: Collection[str] = ()) -> Iterator[tuple[str, int, str, str]]:
-    """What is wrong between items that are right by themselves: (section, index, path, reason)."""
-    names: dict[str, int] = {}
-    for index, category in enumerate(book.categories):
-        if category.name in names:
-            yield "categories", index, ".name", f'"{category.name}" is defined twice'
-        names.setdefault(category.name, index)
-    for index, rule in enumerate(book.rules):
-        target = rule.then.category
-        if target not in names and target not in spoiled and target != DEFAULT:
-            yield (
-                "rules",
-                index,
-                ".then.category",
-                f'no category is called "{target}"{_nearest(target, names)}',
-            )
+def _items(parts: Sequence[tuple[str, Any]], section: str) -> list[tuple[str, int, Any]]:
+    """(file, index, item) of a section over all parts, as written: items may be faulty in themselves."""
+    lists = ((file, _dig(obj, section)) for file, obj in parts)
+    return [(file, i, item) for file, rows in lists if isinstance(rows, list) for i, item in enumerate(rows)]
 
 
-def _excesses(book: Part) -> Iterator[tuple[str, str]]:
-    """What the book has too much of in all: (section, reason)."""
-    share = sum(category.cache.quota.share for category in book.categories)
+def _clashes(parts: Sequence[tuple[str, Any]], complete: bool) -> list[Fault]:
+    """Names defined twice, and rules to names that no part defines (if every part could be read)."""
+    faults: list[Fault] = []
+    seen: dict[str, str] = {}
+    for file, index, category in _items(parts, "categories"):
+        name = _dig(category, "name")
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            where = f" (also in {seen[name]})" if seen[name] != file else ""
+            faults.append(Fault(file, f"categories[{index}].name", f'"{name}" is defined twice{where}'))
+        seen.setdefault(name, file)
+    names = {DEFAULT, *seen}
+    for file, index, rule in _items(parts, "rules") if complete else ():
+        name = _dig(rule, "then", "category")
+        if isinstance(name, str) and name not in names:
+            reason = f'no category is called "{name}"{_nearest(name, names)}'
+            faults.append(Fault(file, f"rules[{index}].then.category", reason))
+    return faults
+
+
+def _excesses(parts: Sequence[tuple[str, Any]]) -> Iterator[Fault]:
+    """What all parts together have too much of."""
+    categories = [category for _, _, category in _items(parts, "categories")]
+    shares = [_dig(category, "cache", "quota", "share") for category in categories]
+    share = sum(value for value in shares if type(value) in (int, float) and 0 <= value <= 1)
     if share > 1 + 1e-9:
-        yield "categories", f"the quota shares sum to {share:.2f}, above 1"
-    examples = sum(len(category.examples) for category in book.categories)
-    if examples > MAX_EXAMPLES:
-        yield "categories", f"{examples} examples in all; at most {MAX_EXAMPLES}"
+        yield Fault("", "categories", f"the quota shares sum to {share:.2f}, above 1")
+    examples = [_dig(category, "examples") for category in categories]
+    count = sum(len(texts) for texts in examples if isinstance(texts, list))
+    if count > MAX_EXAMPLES:
+        yield Fault("", "categories", f"{count} examples in all; at most {MAX_EXAMPLES}")
+    named = {_dig(category, "name") == DEFAULT for category in categories}
+    counts = {section: len(_items(parts, section)) for section in ("categories", "rules", "ignore")}
+    counts["categories"] += True not in named  # the `default` that is filled in
     for section, most in (("categories", MAX_CATEGORIES), ("rules", MAX_RULES), ("ignore", MAX_IGNORE)):
-        if (count := len(getattr(book, section))) > most:
-            yield section, f"{count} in all; at most {most}"
+        if counts[section] > most:
+            yield Fault("", section, f"{counts[section]} in all; at most {most}")
 
 
-def _merged_faults(
-    read: Sequence[tuple[str, Part]], merged: Part, spoiled: Collection[str]
-) -> Iterator[Fault]:
-    """Faults between files, each named at the file and index where it was written."""
-    for section, index, path, reason in _clashes(merged, spoiled):
-        file, local = _origin(read, section, index)
-        yield Fault(file, f"{section}[{local}]{path}", reason)
-    for section, reason in _excesses(merged):
-        yield Fault("", section, reason)
-    guards = [file for file, part in read if part.guard != GuardChecks()]
-    for file in guards[1:]:
-        yield Fault(file, "guard", f"already set in {guards[0]}; one file sets it for the whole book")
-
-
-def _origin(read: Sequence[tuple[str, Part]], section: str, index: int) -> tuple[str, int]:
-    for file, part in read:
-        size = len(getattr(part, section))
-        if index < size:
-            return file, index
-        index -= size
-    raise IndexError(index)
+def _guards(read: Sequence[tuple[str, Part]]) -> Iterator[Fault]:
+    files = [file for file, part in read if part.guard != GuardChecks()]
+    for file in files[1:]:
+        yield Fault(file, "guard", f"already set in {files[0]}; one file sets it for the whole book")
 
 
 def _unknown_checks(file: str, guard: GuardChecks, known: Collection[str] | None) -> list[Fault]:
     if known is None:
         return []
-    named = (("checks", guard.checks or ()), ("off", guard.off))
+    named = (("checks", guard.checks or ()), ("skip", guard.skip))
     return [
         Fault(file, f"guard.{key}[{index}]", f'no check is called "{name}"{_nearest(name, known)}')
         for key, names in named
@@ -317,9 +296,9 @@ def _path(loc: Sequence[int | str]) -> str:
     return "".join(steps).lstrip(".")
 
 
-def _reason(error: Any) -> str:
+def _reason(error: ErrorDetails) -> str:
     """pydantic's message in an operator's words."""
-    kind, message, value = error["type"], error["msg"], error["input"]
+    kind, message, value = error["type"], str(error["msg"]), error["input"]
     if kind == "extra_forbidden":
         return f"unknown key{_nearest(str(error['loc'][-1]), _KEYS)}"
     if kind == "missing":

@@ -19,74 +19,18 @@ MAX_EXAMPLE = 2000  # characters of one utterance: beyond an embedder's window a
 RESERVED = frozenset({"versions", "rollback", "reload"})  # admin paths beside /policies/{category}
 
 # Ignoring one of these would serve one request the answer of another.
-ANSWER_FIELDS = frozenset(
-    [
-        "audio",
-        "background",
-        "best_of",
-        "chat_template",
-        "chat_template_kwargs",
-        "conversation",
-        "cache",
-        "dimensions",
-        "echo",
-        "encoding_format",
-        "extra_body",
-        "frequency_penalty",
-        "function_call",
-        "functions",
-        "grammar",
-        "guided_choice",
-        "guided_decoding_backend",
-        "guided_grammar",
-        "guided_json",
-        "guided_regex",
-        "include",
-        "input",
-        "instructions",
-        "json_schema",
-        "logit_bias",
-        "logprobs",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "max_tokens",
-        "max_tool_calls",
-        "messages",
-        "min_p",
-        "min_tokens",
-        "modalities",
-        "model",
-        "n",
-        "parallel_tool_calls",
-        "prediction",
-        "presence_penalty",
-        "previous_response_id",
-        "prompt",
-        "reasoning",
-        "reasoning_effort",
-        "repetition_penalty",
-        "response_format",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "structured_outputs",
-        "suffix",
-        "system",
-        "temperature",
-        "text",
-        "thinking",
-        "tool_choice",
-        "tools",
-        "top_a",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "typical_p",
-        "verbosity",
-        "web_search_options",
-    ]
-)
+_ANSWER_FIELDS = """
+    audio background best_of cache chat_template chat_template_kwargs conversation dimensions echo
+    encoding_format extra_body frequency_penalty function_call functions grammar guided_choice
+    guided_decoding_backend guided_grammar guided_json guided_regex include input instructions
+    json_schema logit_bias logprobs max_completion_tokens max_output_tokens max_tokens
+    max_tool_calls messages min_p min_tokens modalities model n parallel_tool_calls prediction
+    presence_penalty previous_response_id prompt reasoning reasoning_effort repetition_penalty
+    response_format seed stop stop_token_ids structured_outputs suffix system temperature text
+    thinking tool_choice tools top_a top_k top_logprobs top_p truncation typical_p verbosity
+    web_search_options
+"""
+ANSWER_FIELDS = frozenset(_ANSWER_FIELDS.split())
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -164,7 +108,7 @@ def compile_pattern(pattern: str) -> Any:
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
-Ttl = Annotated[str | float, PlainValidator(_ttl, json_schema_input_type=str | float)]
+Ttl = Annotated[str | int | float, PlainValidator(_ttl, json_schema_input_type=str | int | float)]
 CacheMode = Annotated[Mode, BeforeValidator(_mode)]
 Threshold = Annotated[
     Number, AfterValidator(_threshold), Field(json_schema_extra={"minimum": THRESHOLD_FLOOR, "maximum": 1})

@@ -145,7 +145,7 @@ class Policy:
         return "temperature" if too_hot(category.cache.max_temperature, temperature) else None
 
     def against(self, ruling: Ruling, entry: Entry) -> tuple[Mode, float]:
-        """Mode and threshold for a semantic hit on an entry: the stricter of question's and entry's category."""
+        """Mode and threshold for a semantic hit on an entry: the stricter of both categories."""
         category = self.category(entry.category)
         threshold, _ = adapt(category, ruling.load)
         return stricter(ruling.mode, category.cache.mode), max(ruling.threshold, threshold)
@@ -181,7 +181,7 @@ class Policy:
         return self._permit(name, confidence, "classifier", load)
 
     def _hinted(self, base: Ruling, hint: Ruling) -> Ruling:
-        """The hinted category, held to whatever is stricter in the classified one. `none` stays where it is."""
+        """The hinted category, held to what is stricter in the classified one; `none` stays `none`."""
         if base.mode == "none":
             return base
         limits = [limit for limit in (base.max_temperature, hint.max_temperature) if limit is not None]

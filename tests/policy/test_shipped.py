@@ -1,0 +1,38 @@
+from gateway.exchange import Controls
+from gateway.policy.folder import load_folder
+from gateway.policy.policy import Policy
+from gateway.policy.shipped import shipped
+
+SEMANTIC = {"api-docs", "code", "conversation", "default", "factual", "mathematics", "writing"}
+STRICT, STALE = {"legal", "medical"}, {"market-data", "volatile"}
+
+
+def test_the_shipped_book_is_whole():
+    book = load_folder(shipped())
+    assert {category.name for category in book.categories} == SEMANTIC | STRICT | STALE
+    assert book.ignore == ()
+    assert book.rules == ()
+    for category in book.categories:
+        texts = [example.lower() for example in category.examples]
+        assert len(texts) >= 40
+        assert len(set(texts)) == len(texts), category.name
+    everything = [example.lower() for category in book.categories for example in category.examples]
+    assert len(set(everything)) == len(everything)
+
+
+def test_what_goes_stale_is_never_matched_by_meaning_nor_kept_long():
+    policy = Policy(load_folder(shipped()))
+    for name in sorted(STALE):
+        busy = policy.ruling(Controls(), None, (name, 0.9), load=1.0)
+        assert busy.mode == "exact"
+        assert busy.ttl <= 15 * 60
+
+
+def test_law_and_medicine_are_the_strictest_and_never_offloaded():
+    book = load_folder(shipped())
+    strict = [book.category(name) for name in sorted(STRICT)]
+    others = [book.category(name) for name in sorted(SEMANTIC)]
+    for category in book.categories:
+        assert category.offload.allow is (category not in strict)
+    assert min(c.cache.threshold for c in strict) >= max(c.cache.threshold for c in others)
+    assert all(c.load.threshold_slack == 0 for c in strict)
