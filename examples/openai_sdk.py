@@ -10,7 +10,7 @@ from openai import OpenAI
 client = OpenAI(base_url=sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080/v1", api_key="demo")
 model = client.models.list().data[0].id
 
-for question in ("What is the capital of Italy?", "What is the capital city of Italy?"):
+for question in ("What is the capital of Italy?", "What is Italy's capital?"):
     raw = client.chat.completions.with_raw_response.create(
         model=model,
         messages=[{"role": "user", "content": question}],

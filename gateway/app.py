@@ -490,7 +490,7 @@ def _backend(model: str, place: int, config: BackendConfig) -> Backend:
 
 def _policy(book: Book) -> Policy:
     chosen = CHECKS if book.guard.checks is None else book.guard.checks
-    return Policy(book, Guard([name for name in chosen if name not in book.guard.off]))
+    return Policy(book, Guard([name for name in chosen if name not in book.guard.skip]))
 
 
 def _quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:

@@ -12,7 +12,7 @@ import pytest
 from tests.harness import Running, ScriptedBackend
 
 FRANCE = "What is the capital of France?"
-PARAPHRASE = "What is the capital city of France?"
+PARAPHRASE = "What is France's capital?"
 Start = Callable[..., Running]
 
 
@@ -223,7 +223,8 @@ def test_10_an_operator_can_ask_for_zero_usage(start: Start) -> None:
 def test_11_whatever_shapes_the_answer_is_in_the_key(gateway: Running, difference: dict[str, Any]) -> None:
     stored(gateway)
     for question in (FRANCE, PARAPHRASE):
-        response = gateway.post("/v1/chat/completions", {**chat(("user", question)), **difference})
+        body = {**chat(("user", question)), **difference}
+        response = gateway.post("/v1/chat/completions", body, Cache_Control="no-store")
         assert decision(response)[0] == "forward", difference
 
 

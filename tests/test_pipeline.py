@@ -12,7 +12,7 @@ from tests.harness import Running, ScriptedBackend
 from tests.harness.gateway import PRIVATE
 
 FRANCE = "What is the capital of France?"
-PARAPHRASE = "What is the capital city of France?"
+PARAPHRASE = "What is France's capital?"
 Start = Callable[..., Running]
 
 

@@ -138,7 +138,7 @@ def test_responses(gateway: Running, backend: ScriptedBackend) -> None:
     assert first.output_text == "answer 1"
     gateway.settle()
     paraphrase = client.responses.with_raw_response.create(
-        model="m", input="What is the capital city of France?"
+        model="m", input="What is France's capital?"
     )
     assert paraphrase.headers["x-gateway-how"] == "semantic"
     assert paraphrase.parse().output_text == "answer 1"
@@ -155,7 +155,7 @@ def test_legacy_completions(gateway: Running, backend: ScriptedBackend) -> None:
     first = client.completions.create(model="m", prompt="What is the capital of France?")
     gateway.settle()
     again = client.completions.with_raw_response.create(
-        model="m", prompt="What is the capital city of France?"
+        model="m", prompt="What is France's capital?"
     )
     assert again.headers["x-gateway-how"] == "semantic"
     assert again.parse().choices[0].text == first.choices[0].text
