@@ -32,7 +32,7 @@ def main() -> None:
         measured = measure(pairs, embedder, guard, options.cache)
         for table in tables(name, measured):
             print(table.markdown())
-            slug = re.sub(r"[^a-z0-9]+", "-", table.title.split(",")[0].lower()).strip("-")
+            slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
             (options.out / f"{slug}.csv").write_text(table.csv(), encoding="utf-8")
         print(f"Guard: {measured.guard_seconds * 1e6:.0f} µs a pair, both texts analysed.\n")
 

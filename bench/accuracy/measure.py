@@ -40,6 +40,7 @@ class Measured:
 class Table:
     """Rows under a title; printed as Markdown, written as CSV."""
 
+    name: str  # of the CSV file
     title: str
     columns: Sequence[str]
     rows: list[Sequence[object]] = field(default_factory=list)
@@ -77,6 +78,7 @@ def by_threshold(name: str, measured: Measured, mask: Array) -> Table:
     """Hit rates per threshold, without and with the guard, on the masked pairs."""
     similarity, duplicate, agreed = measured.similarity[mask], measured.duplicate[mask], measured.agreed[mask]
     table = Table(
+        f"{name} thresholds",
         f"{name}: {int(duplicate.sum())} duplicates, {int((~duplicate).sum())} known non-duplicates",
         ("threshold", "dup % plain", "non-dup % plain", "dup % guard", "non-dup % guard",
          "wrong/look-ups % guard", "wrong/hits % guard"),
@@ -102,6 +104,7 @@ def by_check(name: str, measured: Measured, floor: float) -> Table:
     )
     alone = _vetoed_alone(measured, near)
     table = Table(
+        f"{name} checks",
         f"{name}: checks, of {int((near & duplicate).sum())} duplicates and "
         f"{int((near & ~duplicate).sum())} non-duplicates at {floor:.2f} and above",
         ("check", "first veto: dup", "first veto: non-dup", "only veto: dup", "only veto: non-dup"),
@@ -130,6 +133,7 @@ def _vetoed_alone(measured: Measured, near: Array) -> Counter[tuple[str, bool]]:
 def operating(name: str, measured: Measured) -> Table:
     """Conformal operating points chosen on the tune half, and what they do on the held-out half."""
     table = Table(
+        f"{name} operating points",
         f"{name}: operating points chosen on the tune half",
         (
             "max non-dup %",

@@ -47,6 +47,7 @@ def question_pairs(path: Path) -> list[Labelled]:
 def intent_pairs(path: Path, per_intent: int = 40, seed: int = 7) -> list[Labelled]:
     """BANKING77: for each intent, pairs within it, and as many with texts of other intents.
 
+    Of a hundred drawn texts of other intents the one that shares most words is taken: any one is too easy.
     The group is the intent (of the first text), so that no intent's own pairs are in both halves.
     """
     texts: dict[str, list[str]] = defaultdict(list)
@@ -59,8 +60,20 @@ def intent_pairs(path: Path, per_intent: int = 40, seed: int = 7) -> list[Labell
         others = sorted({text for other in texts if other != intent for text in texts[other]})
         same = list(combinations(mine, 2))
         pairs += [Labelled(a, b, True, intent) for a, b in draw.sample(same, min(per_intent, len(same)))]
-        pairs += [Labelled(draw.choice(mine), draw.choice(others), False, intent) for _ in range(per_intent)]
+        for text in draw.choices(mine, k=per_intent):
+            pairs.append(Labelled(text, _likest(text, draw.choices(others, k=100)), False, intent))
     return pairs
+
+
+def _likest(text: str, others: list[str]) -> str:
+    """The text with the largest Jaccard overlap of words; the first of equals."""
+    words = set(text.lower().split())
+
+    def overlap(other: str) -> float:
+        theirs = set(other.lower().split())
+        return len(words & theirs) / len(words | theirs)
+
+    return max(others, key=overlap)
 
 
 def _components(edges: list[tuple[str, str]]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Decides a category and how sure it is, for a whole batch in one product. A query far from every example gets
 a low confidence, so that policy falls back to `default`. Must never embed anything.
 
-Why k nearest: on the labelled prompts of `bench.classify` it beat class means, ridge and logistic heads by 5
+Why k nearest: on the labelled prompts of `bench.classify` it beat class means, ridge and logistic heads by 6
 to 12 points of mean accuracy; a broad category is many small clusters, not one.
 """
 
@@ -59,13 +59,11 @@ class Prototypes:
         """For each row of (n, d): the category and a confidence in [0, 1]. Without examples: "default", 0."""
         if not self.names:
             return [("default", 0.0)] * len(vectors)
-        near = np.asarray(vectors, dtype=np.float32) @ self.vectors.T
-        scores = _scores(near, self.slots) - self.discounts
-        best = scores.argmax(axis=1)
-        top = scores[np.arange(len(scores)), best]
-        rest = np.exp((scores - top[:, None]) / self.temperature).sum(axis=1)
-        stranger = np.exp(np.minimum((self.closeness - top) / self.temperature, 80.0))
-        confidence = 1.0 / (rest + stranger)
+        scores = _scores(vectors @ self.vectors.T, self.slots) - self.discounts
+        best, top = scores.argmax(axis=1), scores.max(axis=1, keepdims=True)
+        odds = np.exp((scores - top) / self.temperature).sum(axis=1)  # of any category to the best
+        stranger = np.exp(np.minimum((self.closeness - top[:, 0]) / self.temperature, 80.0))
+        confidence = 1.0 / (odds + stranger)
         return [(self.names[c], p) for c, p in zip(best.tolist(), confidence.tolist(), strict=True)]
 
 
@@ -85,14 +83,15 @@ def _scores(near: Scores, slots: NDArray[np.intp]) -> Scores:
     padded = np.full((near.shape[0], near.shape[1] + 1), -1.0, np.float32)
     padded[:, :-1] = near
     step = max(1, CELLS // max(1, slots.size))
-    parts = [_best(padded[i : i + step, slots], K) for i in range(0, len(padded), step)]
+    parts = [_best(padded[i : i + step].take(slots, axis=1), K) for i in range(0, len(padded), step)]
     return np.concatenate(parts) if parts else np.zeros((0, len(slots)), np.float32)
 
 
 def _best(cosines: Scores, k: int) -> Scores:
     """Mean of the k largest along the last axis."""
     least = cosines.shape[-1] - k
-    return np.asarray(np.partition(cosines, least, axis=-1)[..., least:].mean(axis=-1))
+    largest = np.partition(cosines, least, axis=-1)[..., least:]
+    return np.asarray(np.add.reduce(largest, axis=-1) / np.float32(k))
 
 
 def _discounts(near: Scores, rank: NDArray[np.intp], sizes: NDArray[np.intp]) -> Scores:

@@ -20,6 +20,7 @@ from gateway.policy.faults import Fault, PolicyFaults
 
 DEFAULT = "default"
 MAX_CATEGORIES, MAX_EXAMPLES, MAX_RULES, MAX_IGNORE = 256, 2000, 1000, 100
+MAX_FAULTS = 200  # listed of one file or call
 
 
 class _Frozen(BaseModel):
@@ -46,7 +47,7 @@ class Cache(_Frozen):
     max_error: f.Number | None = Field(default=None, gt=0, le=1)
     """Bound on wrong semantic hits per semantic look-up, for calibration."""
 
-    @property
+    @cached_property
     def lifetime(self) -> float:
         """The TTL in seconds."""
         return f.seconds(self.ttl)
@@ -288,11 +289,15 @@ def _unknown_checks(file: str, guard: GuardChecks, known: Collection[str] | None
 
 
 def _faults(file: str, error: ValidationError) -> list[Fault]:
-    return [Fault(file, _path(e["loc"]), _reason(e)) for e in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    faults = [Fault(file, _path(e["loc"]), _reason(e)) for e in found[:MAX_FAULTS]]
+    if len(found) > MAX_FAULTS:
+        faults.append(Fault(file, "", f"{len(found) - MAX_FAULTS} further faults"))
+    return faults
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in loc)
     return "".join(steps).lstrip(".")
 
 
@@ -312,7 +317,7 @@ def _reason(error: ErrorDetails) -> str:
 
 
 def _nearest(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word[:64], list(known), n=1)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 

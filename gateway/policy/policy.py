@@ -199,6 +199,9 @@ class Policy:
 
 def _controlled(ruling: Ruling, controls: Controls) -> Ruling:
     """The caller's own controls; each may only tighten."""
+    asked = (controls.semantic, controls.threshold, controls.ttl, controls.offload)
+    if asked == (True, None, None, True):
+        return ruling
     return replace(
         ruling,
         mode=ruling.mode if controls.semantic else stricter(ruling.mode, "exact"),

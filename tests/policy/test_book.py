@@ -245,3 +245,9 @@ def test_the_schema_speaks_json_schema():
     threshold = tree["$defs"]["Cache"]["properties"]["threshold"]
     assert (threshold["minimum"], threshold["maximum"]) == (0.7, 1)
     assert isinstance(from_json({}), Book)
+
+
+def test_a_flood_of_faults_is_bounded():
+    found = faults({"k" * 5000 + str(i): 1 for i in range(5000)})
+    assert max(map(len, found)) <= 64
+    assert found[""] == "4800 further faults"

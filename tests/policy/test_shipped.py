@@ -1,3 +1,5 @@
+import pytest
+
 from gateway.exchange import Controls
 from gateway.policy.folder import load_folder
 from gateway.policy.policy import Policy
@@ -36,3 +38,15 @@ def test_law_and_medicine_are_the_strictest_and_never_offloaded():
         assert category.offload.allow is (category not in strict)
     assert min(c.cache.threshold for c in strict) >= max(c.cache.threshold for c in others)
     assert all(c.load.threshold_slack == 0 for c in strict)
+
+
+def test_an_installed_package_carries_its_own_and_a_broken_one_says_so(tmp_path, monkeypatch):
+    package = tmp_path / "gateway"
+    package.mkdir()
+    monkeypatch.setattr("gateway.policy.shipped.files", lambda name: tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        shipped()
+    for folder in (tmp_path / "policies", package / "_policies"):  # the package's own goes first
+        folder.mkdir()
+        (folder / "default.yaml").write_text("categories: []")
+        assert shipped() == folder

@@ -10,7 +10,8 @@ from itertools import pairwise
 from gateway.cache.guard.facts import Facts
 from gateway.cache.guard.lexicon import LIGHT_KEYS, key
 
-Words = frozenset[str]
+# Pairs of words worth comparing letter by letter; texts that differ more are not spelling variants.
+_COMPARABLE = 64
 
 
 def differences(asked: Facts, stored: Facts) -> tuple[set[str], set[str]]:
@@ -19,7 +20,8 @@ def differences(asked: Facts, stored: Facts) -> tuple[set[str], set[str]]:
     if left and right:
         _pair_off_compounds(left, right, stored.words)
         _pair_off_compounds(right, left, asked.words)
-        _pair_off_spellings(left, right)
+        if len(left) * len(right) <= _COMPARABLE:
+            _pair_off_spellings(left, right)
     return left, right
 
 

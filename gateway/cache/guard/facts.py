@@ -7,8 +7,7 @@ texts; the checks do. Each check family keeps its own lazily computed facts in `
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gateway.cache.guard.lexicon import CONTRACTIONS, STOP, canonical, stem
 
@@ -18,6 +17,18 @@ T = TypeVar("T")
 # sharp and plus signs of language names ("c++", "c#").
 _WORD = re.compile(r"[^\W_]+(?:['’.][^\W_]+)*(?:\+\+|#)?")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "`", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"'})
+
+
+class lazy(Generic[T]):
+    """A property computed when first read, then an ordinary attribute (without `cached_property`'s lock)."""
+
+    def __init__(self, compute: "Callable[[Any], T]") -> None:
+        self._compute = compute
+        self._name = compute.__name__
+
+    def __get__(self, owner: "Facts", kind: "type[Facts]") -> T:
+        value = owner.__dict__[self._name] = self._compute(owner)
+        return value
 
 
 class Facts:
@@ -38,37 +49,37 @@ class Facts:
             known = self._facts[fact] = fact(self)
         return known
 
-    @cached_property
+    @lazy
     def plain(self) -> str:
         """The text with compatibility forms (full-width digits, ligatures) and curly quotes made plain."""
         if self.text.isascii():
             return self.text
         return unicodedata.normalize("NFKC", self.text).translate(_QUOTES)
 
-    @cached_property
+    @lazy
     def lower(self) -> str:
         return self.plain.lower()
 
-    @cached_property
+    @lazy
     def characters(self) -> frozenset[str]:
         """Which characters occur: a cheap reason not to try a pattern."""
         return frozenset(self.plain)
 
-    @cached_property
+    @lazy
     def has_digit(self) -> bool:
         return any(map(str.isdigit, self.characters))
 
-    @cached_property
+    @lazy
     def has_capital(self) -> bool:
         """Whether capitals occur after the first letter."""
         return self.plain[1:] != self.lower[1:]
 
-    @cached_property
+    @lazy
     def tokens(self) -> list[tuple[str, int]]:
         """Words in order with their offset in `plain`, case kept."""
         return [(match.group(), match.start()) for match in _WORD.finditer(self.plain)]
 
-    @cached_property
+    @lazy
     def words(self) -> list[str]:
         """Lower-cased words in order, contractions written out ("what's" → what, is; "don't" → do, not)."""
         words: list[str] = []
@@ -81,21 +92,21 @@ class Facts:
                 words.append(word)
         return words
 
-    @cached_property
+    @lazy
     def vocabulary(self) -> frozenset[str]:
         return frozenset(self.words)
 
-    @cached_property
+    @lazy
     def stems(self) -> frozenset[str]:
         """Stems of all words, stop words included."""
         return frozenset(map(stem, self.words))
 
-    @cached_property
+    @lazy
     def content(self) -> list[str]:
         """Canonical content words in order: no stop words, inflection removed, synonyms made one."""
         return canonical(word for word in self.words if word not in STOP)
 
-    @cached_property
+    @lazy
     def bag(self) -> frozenset[str]:
         return frozenset(self.content)
 

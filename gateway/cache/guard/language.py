@@ -24,7 +24,7 @@ _SCRIPTS = (
     (0xAC00, 0xD7AF, "hangul"),
 )
 _STOPWORDS = {
-    "en": "the is are what how why who which when where do does can of to and in it for with my your was will",
+    "en": "the is are what how why who which when where do does can of to and in it for with your was will",
     "de": "der die das und ist wie warum ich nicht ein eine einen zu mit für den kann wo",
     "fr": "le la les des et est que qui comment pourquoi je ne pas un une dans pour avec mon du quel sont",
     "es": "el los las y es qué cómo por una para con mi del cuál dónde puedo se como que está son cuándo",

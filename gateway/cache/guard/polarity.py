@@ -206,10 +206,12 @@ def negation(asked: Facts, stored: Facts) -> bool:
     left, right = asked.vocabulary - stored.vocabulary, stored.vocabulary - asked.vocabulary
     if not left or not right:
         return True
+    if _suffixed(left, right) or _suffixed(right, left):
+        return False
+    if not any(word.startswith(_PREFIXES) for word in left | right):
+        return True
     one, two = set(map(stem, left)), set(map(stem, right))
-    return not (
-        _prefixed(one, two) or _prefixed(two, one) or _suffixed(left, right) or _suffixed(right, left)
-    )
+    return not (_prefixed(one, two) or _prefixed(two, one))
 
 
 def _prefixed(roots: set[str], others: set[str]) -> bool:
