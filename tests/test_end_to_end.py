@@ -47,7 +47,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 class Process:
     """`semantic-gateway serve` in a process."""
 
-    def __init__(self, folder: Path, cache: Path, backend: str, **tree: Any) -> None:
+    def __init__(self, folder: Path, model: Path, backend: str, **tree: Any) -> None:
         (folder / "policies").mkdir(exist_ok=True)
         (folder / "policies" / "book.yaml").write_text(BOOK)
         self.port, self.admin_port = free_port(), free_port()
@@ -55,7 +55,7 @@ class Process:
             "listen": {"port": self.port},
             "admin": {"port": self.admin_port},
             "models": [{"name": "*", "backends": [{"url": backend}]}],
-            "embedder": {"cache": str(cache), "deadline": 5.0},
+            "embedder": {"cache": str(model), "deadline": 5.0},
             "store": {"kind": "sqlite", "path": "gateway.db"},
             "policies": "policies",
             **tree,

@@ -218,9 +218,7 @@ class AdminServer:
         return book
 
     def _book(self, book: Book) -> web.Response:
-        changes = diff(self._policy.book, book)
-        extra = {"changes": changes} if book is not self._policy.book else {}
-        return _answer({**to_json(book), **extra}, headers={"ETag": f'"{book.version}"'})
+        return _answer(to_json(book), headers={"ETag": f'"{book.version}"'})
 
     def _category(self, book: Book, name: str) -> web.Response:
         return _answer(_find_category(book, name), headers={"ETag": f'"{book.version}"'})
