@@ -454,7 +454,7 @@ def _embedder(config: EmbedderConfig) -> Embedder:
     if config.kind == "openai":
         from gateway.embedding.openai import OpenAIEmbedder
 
-        return OpenAIEmbedder(config.url, config.model, config.api_key, window=config.window)
+        return OpenAIEmbedder(config.url, config.model, api_key=config.api_key, window=config.window)
     from gateway.embedding.sentence import SentenceEmbedder
 
     cache = config.cache or Path.home() / ".cache" / "semantic-gateway"

@@ -157,6 +157,6 @@ def _bake(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from gateway.calibrate import write_policies
+    from gateway.thresholds import write_policies
 
     return write_policies(options.pairs, options.max_error, options.out, options.policies)

@@ -28,9 +28,7 @@ async def examine(config: Config) -> int:
     ]
     for model in config.models:
         for backend in model.backends:
-            parts.append(
-                (f"backend {backend.url}", lambda url=backend.url, key=backend.api_key: _backend(url, key))
-            )  # type: ignore[misc]
+            parts.append((f"backend {backend.url}", partial(_backend, backend.url, backend.api_key)))
     failed = 0
     for name, probe in parts:
         try:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from gateway.exchange import Entry, Record
 
 Vector = NDArray[np.float32]
-B = TypeVar("B")
 
 
 class Embedder(Protocol):
@@ -87,6 +86,9 @@ class Load(Protocol):
 
     in_flight: int
     weight: float
+
+
+B = TypeVar("B", bound=Load)
 
 
 class RoutingStrategy(Protocol):

@@ -195,7 +195,9 @@ class Server:
 
     async def _pass(self, request: web.BaseRequest, x: Exchange, path: str) -> Reply:
         """Any other path: to the engine and back, as it is."""
-        model, body, once = self._fleet.default, None, False
+        model = self._fleet.default
+        body: Any = None
+        once = False
         if request.body_exists:
             small = request.content_length is not None and request.content_length <= _WHOLE
             if small and request.content_type == "application/json":

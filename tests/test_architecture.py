@@ -22,7 +22,7 @@ LAYERS = [
     {"headers", "record", "pipeline", "calibrate"},
     {"server", "admin"},
     {"app"},
-    {"doctor"},
+    {"doctor", "thresholds"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -43,7 +43,7 @@ LIBRARIES = {
     "onnxruntime": {"embedding"},
     "prometheus_client": {"metrics"},
     "re2": {"policy"},
-    "yaml": {"policy", "config", "calibrate"},
+    "yaml": {"policy", "config", "thresholds"},
     "pydantic": {"policy", "config"},
 }
 

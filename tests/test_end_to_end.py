@@ -233,14 +233,29 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
-def test_a_real_model_is_asked_once_and_remembered(launch: Callable[..., Process], engine: str) -> None:
+@pytest.fixture
+def client() -> Iterator[Callable[[Process], OpenAI]]:
+    clients: list[OpenAI] = []
+
+    def connect(gateway: Process) -> OpenAI:
+        clients.append(OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="k", max_retries=0))
+        return clients[-1]
+
+    yield connect
+    for each in clients:
+        each.close()
+
+
+def test_a_real_model_is_asked_once_and_remembered(
+    launch: Callable[..., Process], engine: str, client: Callable[[Process], OpenAI]
+) -> None:
     gateway = launch(backend=engine)
-    client = OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="k", max_retries=0)
-    settings = {"model": "gemma-3-270m", "temperature": 0, "max_tokens": 32, "stop": ["\n"]}
+    sdk = client(gateway)
+    settings = {"model": "gemma-3-270m", "temperature": 0, "max_tokens": 32, "stop": ["\n", "."]}
 
     def ask(question: str, **extra: Any) -> tuple[str, str, Any]:
         messages = [{"role": "user", "content": question}]
-        raw = client.chat.completions.with_raw_response.create(messages=messages, **settings, **extra)
+        raw = sdk.chat.completions.with_raw_response.create(messages=messages, **settings, **extra)
         told = raw.headers
         return told["x-gateway-decision"], told.get("x-gateway-how", told["x-gateway-reason"]), raw.parse()
 
@@ -251,7 +266,7 @@ def test_a_real_model_is_asked_once_and_remembered(launch: Callable[..., Process
     assert ask(FRANCE) == ("reuse", "exact", first)
     assert ask(PARAPHRASE) == ("reuse", "semantic", first)
     assert ask("What is the capital of Germany?")[0] == "forward"
-    chunks = client.chat.completions.create(
+    chunks = sdk.chat.completions.create(
         messages=[{"role": "user", "content": FRANCE}],
         stream=True,
         stream_options={"include_usage": True},
@@ -265,14 +280,16 @@ def test_a_real_model_is_asked_once_and_remembered(launch: Callable[..., Process
     assert streamed[-1].usage.total_tokens == first.usage.total_tokens
 
 
-def test_a_real_stream_is_passed_on_and_kept(launch: Callable[..., Process], engine: str) -> None:
+def test_a_real_stream_is_passed_on_and_kept(
+    launch: Callable[..., Process], engine: str, client: Callable[[Process], OpenAI]
+) -> None:
     gateway = launch(backend=engine)
-    client = OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="k", max_retries=0)
+    sdk = client(gateway)
 
     def read() -> str:
-        stream = client.completions.create(
+        stream = sdk.completions.create(
             model="gemma-3-270m", prompt="Question: What is the capital of France?\nAnswer:", stream=True,
-            temperature=0, max_tokens=32, stop=["\n"],
+            temperature=0, max_tokens=32, stop=["\n", "."],
         )  # fmt: skip
         return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
 
@@ -284,6 +301,8 @@ def test_a_real_stream_is_passed_on_and_kept(launch: Callable[..., Process], eng
 
 
 def test_the_demo_prints_the_four_outcomes(model_cache: Path, tmp_path: Path, engine: str) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "semantic-gateway").symlink_to(model_cache)
     ports = [str(free_port()), str(free_port())]
     command = [sys.executable, str(ROOT / "examples/demo.py"), "--once", "--backend", engine]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}

@@ -10,8 +10,13 @@ import numpy as np
 
 from bench.accuracy.measure import Measured, Table, by_check, by_threshold, measure, operating
 from bench.accuracy.pairs import intent_pairs, question_pairs
+from bench.accuracy.shipped import operating_points
+from bench.classify import report
 from gateway.cache.guard import Guard
 from gateway.embedding.sentence import SentenceEmbedder
+from gateway.policy.folder import load_folder
+from gateway.policy.policy import Policy
+from gateway.policy.shipped import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOOR = 0.85  # below it no shipped policy looks
@@ -20,7 +25,7 @@ FLOOR = 0.85  # below it no shipped policy looks
 def main() -> None:
     options = _options()
     embedder = SentenceEmbedder(cache=options.cache / "models")
-    guard = Guard()
+    guard, policy = Guard(), Policy(load_folder(options.policies or shipped()))
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"# Accuracy of semantic hits ({embedder.name})\n")
     sets = {
@@ -30,11 +35,17 @@ def main() -> None:
     }
     for name, pairs in sets.items():
         measured = measure(pairs, embedder, guard, options.cache)
-        for table in tables(name, measured):
+        for table in [
+            *tables(name, measured),
+            operating_points(name, measured, embedder, policy, options.cache),
+        ]:
             print(table.markdown())
             slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
             (options.out / f"{slug}.csv").write_text(table.csv(), encoding="utf-8")
         print(f"Guard: {measured.guard_seconds * 1e6:.0f} µs a pair, both texts analysed.\n")
+
+    print("### Classifier, on prompts that carry a category\n")
+    print(f"```\n{report(embedder, policy, options.data)}\n```")
 
 
 def tables(name: str, measured: Measured) -> Iterator[Table]:
@@ -54,6 +65,7 @@ def _options() -> argparse.Namespace:
         "--out", type=Path, default=ROOT / "bench/results/accuracy", help="where CSV files go"
     )
     parser.add_argument("--cache", type=Path, default=ROOT / "bench/results/cache", help="model and vectors")
+    parser.add_argument("--policies", type=Path, help="default: the shipped ones")
     return parser.parse_args()
 
 

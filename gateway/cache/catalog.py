@@ -73,7 +73,8 @@ class Catalog:
 
     def sweep(self, limit: int = 1000) -> list[Entry]:
         """Remove up to `limit` entries whose time has passed."""
-        now, gone = self._clock(), []
+        now = self._clock()
+        gone: list[Entry] = []
         while self._expiry and self._expiry[0][0] <= now and len(gone) < limit:
             entry = self.remove(heapq.heappop(self._expiry)[1])
             if entry is not None:

@@ -137,9 +137,7 @@ def test_responses(gateway: Running, backend: ScriptedBackend) -> None:
     first = client.responses.create(model="m", input="What is the capital of France?")
     assert first.output_text == "answer 1"
     gateway.settle()
-    paraphrase = client.responses.with_raw_response.create(
-        model="m", input="What is France's capital?"
-    )
+    paraphrase = client.responses.with_raw_response.create(model="m", input="What is France's capital?")
     assert paraphrase.headers["x-gateway-how"] == "semantic"
     assert paraphrase.parse().output_text == "answer 1"
     with client.responses.stream(model="m", input="What is the capital of France?") as stream:
@@ -154,9 +152,7 @@ def test_legacy_completions(gateway: Running, backend: ScriptedBackend) -> None:
     client = gateway.client()
     first = client.completions.create(model="m", prompt="What is the capital of France?")
     gateway.settle()
-    again = client.completions.with_raw_response.create(
-        model="m", prompt="What is France's capital?"
-    )
+    again = client.completions.with_raw_response.create(model="m", prompt="What is France's capital?")
     assert again.headers["x-gateway-how"] == "semantic"
     assert again.parse().choices[0].text == first.choices[0].text
     streamed = client.completions.create(model="m", prompt="What is the capital of France?", stream=True)

@@ -1,0 +1,60 @@
+"""`semantic-gateway calibrate`: a policy book whose thresholds come from labelled pairs.
+
+Every category with enough labelled non-duplicates gets its own operating point; the others get that of all
+pairs together, unless the book asks for more already. Nothing but thresholds changes.
+"""
+
+import math
+from pathlib import Path
+
+import yaml
+
+from gateway import app
+from gateway.cache.guard import CHECKS
+from gateway.calibrate import ALL, run
+from gateway.classify.prototypes import Prototypes
+from gateway.config import EmbedderConfig
+from gateway.interfaces import Embedder, Vector
+from gateway.policy.book import Book, to_json
+from gateway.policy.folder import load_folder
+from gateway.policy.policy import MIN_CONFIDENCE, Policy
+from gateway.policy.shipped import shipped
+
+
+def write_policies(pairs: Path, max_error: float, out: Path, policies: Path | None) -> int:
+    """Calibrate on `pairs` and write the book to `out`, one file; prints the table. Returns the exit code."""
+    policy = app._policy(load_folder(policies or shipped(), frozenset(CHECKS)))
+    embedder = app._embedder(EmbedderConfig())
+    found = run(pairs, max_error, out, embedder, policy.guard, _Categories(policy, embedder))
+    print(found.markdown())
+    if ALL not in found.thresholds:
+        print("Too few labelled non-duplicates for any threshold: no policies written.")
+        return 1
+    target = out / "policies.yaml"
+    target.write_text(
+        yaml.safe_dump(_with(policy.book, found.thresholds), sort_keys=False, allow_unicode=True)
+    )
+    print(f"Written: {target}. Review it, then serve it with `policies: {out}`.")
+    return 0
+
+
+class _Categories:
+    """The category of each text, as the running gateway would say."""
+
+    def __init__(self, policy: Policy, embedder: Embedder) -> None:
+        names, texts = policy.utterances()
+        self._classifier = Prototypes.fit(names, embedder.encode(texts))
+
+    def __call__(self, texts: list[str], vectors: Vector) -> list[str]:
+        labels = self._classifier.label(vectors)
+        return [name if confidence >= MIN_CONFIDENCE else "default" for name, confidence in labels]
+
+
+def _with(book: Book, thresholds: dict[str, float]) -> dict[str, object]:
+    """The book with calibrated thresholds, rounded up to four places: never looser than certified."""
+    tree = to_json(book)
+    for category in tree["categories"]:
+        own = thresholds.get(category["name"])
+        wanted = max(thresholds[ALL], category["cache"]["threshold"]) if own is None else own
+        category["cache"]["threshold"] = min(math.ceil(wanted * 10_000) / 10_000, 1.0)
+    return tree
