@@ -6,6 +6,7 @@ For the failure that hides best: a cache that never engages, and nobody notices.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
