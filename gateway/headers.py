@@ -5,6 +5,7 @@ Never another tenant's data, never a raw key; every value is built here, from th
 
 import time
 from typing import Any
+from urllib.parse import quote
 
 from gateway.exchange import Exchange, Forward, Join, Reuse
 
@@ -33,9 +34,15 @@ def tell(x: Exchange, headers: Any) -> None:
         headers["x-gateway-category"] = x.ruling.category if x.ruling else decision.entry.category
         headers["Age"] = str(max(int(time.time() - decision.entry.created), 0))
     if x.request is not None:
-        headers["x-gateway-model"] = x.request.model
+        headers["x-gateway-model"] = _shown(x.request.model)
     if x.backend:
         headers["x-gateway-backend"] = x.backend
+
+
+def _shown(text: str) -> str:
+    """A caller's own word, made fit for a header."""
+    text = text[:200]
+    return text if text.isprintable() else quote(text)
 
 
 def _cache_status(x: Exchange) -> str:

@@ -26,7 +26,7 @@ from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
 from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.headers import to_client, to_upstream
+from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.wire import answer, replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
@@ -356,7 +356,7 @@ class Pipeline:
                 return None
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
-            sse = call.headers.get("Content-Type", "").startswith("text/event-stream")
+            sse = is_plain_sse(call.headers)
             if (
                 not sse
                 and int(call.headers.get("Content-Length") or 1 << 62) <= self._settings.shared_stream_bytes

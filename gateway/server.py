@@ -9,8 +9,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -28,15 +29,15 @@ from gateway.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from gateway.exchange import Endpoint, Exchange, Forward, Refuse, Reply
+from gateway.exchange import Controls, Endpoint, Exchange, Forward, Refuse, Reply, Request
 from gateway.headers import tell
 from gateway.pipeline import Pipeline
 from gateway.record import Receipts, Recorder
 from gateway.routing.fleet import Backend, Fleet
-from gateway.routing.headers import to_client, to_upstream
+from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.tenant import Tenants
-from gateway.wire.request import parse
+from gateway.wire.request import parse, rewrite
 
 log = logging.getLogger("gateway.server")
 
@@ -48,7 +49,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
 }
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _PASS_KEEP = 64 << 10  # bytes in flight of a pass-through body
-_WHOLE = 1 << 20  # bytes of a JSON body read at once to find its model
+_BUFFERED = 64 << 10  # bytes a connection takes at once, however slowly its client reads
 
 
 class Server:
@@ -138,15 +139,15 @@ class Server:
         if path == "/v1/feedback":
             _require(request, "POST")
             return _json(200, await self._feedback(x.tenant, _decode(await self._read(request))))
-        if request.method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
-            return await self._models(x, path.removeprefix("/v1/models").removeprefix("/"))
+        lists = request.method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/"))
+        if lists and any(model.name != "*" for model in self._fleet.models):
+            return await self._models(x, unquote(path.removeprefix("/v1/models").removeprefix("/")))
         return await self._pass(request, x, path.removeprefix("/v1"))
 
     async def _cached(self, request: web.BaseRequest, x: Exchange, endpoint: Endpoint) -> Reply:
         """One of the four endpoints whose answers can be reused."""
         _require(request, "POST")
-        if self.in_flight > self._max_in_flight:
-            raise Overloaded("Too many requests in progress.", headers={"Retry-After": "1"})
+        self._admit()
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
         x.request = parse(endpoint, raw, request.headers, honour_cache_control=self._honour_cache_control)
@@ -154,6 +155,10 @@ class Server:
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
         return reply
+
+    def _admit(self) -> None:
+        if self.in_flight > self._max_in_flight:
+            raise Overloaded("Too many requests in progress.", headers={"Retry-After": "1"})
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """The whole request body, within size and time."""
@@ -166,11 +171,24 @@ class Server:
         except web.HTTPRequestEntityTooLarge as error:
             raise self._too_large() from error
         except TimeoutError as error:
-            raise RequestTimeout(
-                f"The request body did not arrive within {self._body_seconds:g} s."
-            ) from error
+            raise self._too_slow() from error
         except web.RequestPayloadError as error:
             raise BadRequest(f"The request body cannot be read: {error}") from error
+
+    async def _upload(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        """The request body as it comes; a client that stops sending must not hold the engine."""
+        while True:
+            try:
+                async with asyncio.timeout(self._body_seconds):
+                    piece = await request.content.readany()
+            except TimeoutError as error:
+                raise self._too_slow() from error
+            if not piece:
+                return
+            yield piece
+
+    def _too_slow(self) -> RequestTimeout:
+        return RequestTimeout(f"The request body did not arrive within {self._body_seconds:g} s.")
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request body is larger than {self._max_body} bytes.")
@@ -182,7 +200,9 @@ class Server:
         if wildcard is not None and wanted not in known:
             backend = wildcard.backends[0]
             try:
-                listed = await self._upstream.fetch_json(backend, "/models", self._headers(x, backend), 5.0)
+                headers = self._headers(x, backend)
+                headers["Accept-Encoding"] = "identity"  # it is read here, not passed on
+                listed = await self._upstream.fetch_json(backend, "/models", headers, 5.0)
                 for card in listed["data"]:
                     known.setdefault(str(card["id"]), card)
             except (GatewayError, KeyError, TypeError) as error:
@@ -195,18 +215,18 @@ class Server:
 
     async def _pass(self, request: web.BaseRequest, x: Exchange, path: str) -> Reply:
         """Any other path: to the engine and back, as it is."""
+        self._admit()
         model = self._fleet.default
         body: Any = None
         once = False
-        if request.body_exists:
-            small = request.content_length is not None and request.content_length <= _WHOLE
-            if small and request.content_type == "application/json":
-                body = await self._read(request)
-                named = _named_model(body)
-                model = self._fleet.model(named) if named else model
-            else:
-                await _continue(request)
-                body, once = request.content, True
+        named: Request | None = None
+        if request.content_type == "application/json" and request.body_exists:
+            body = await self._read(request)
+            named = _named(body)
+            model = model if named is None else self._fleet.model(named.model)
+        elif request.body_exists:
+            await _continue(request)
+            body, once = self._upload(request), True
 
         async def run(call: Call) -> None:
             await self._upstream.send(
@@ -215,7 +235,7 @@ class Server:
                 request.method,
                 path + x.query,
                 headers=lambda backend: self._headers(x, backend),
-                body=lambda backend: body,
+                body=lambda backend: body if named is None else rewrite(named, model=backend.model),
                 into=call,
                 once=once,
             )
@@ -228,7 +248,7 @@ class Server:
             reader.leave()
             raise
         x.backend = call.backend
-        sse = call.headers.get("Content-Type", "").startswith("text/event-stream")
+        sse = is_plain_sse(call.headers)
         headers = to_client(call.headers)
         if (length := call.headers.get("Content-Length")) is not None:
             headers["Content-Length"] = length
@@ -264,7 +284,10 @@ class Server:
                 )
                 await response.prepare(request)
                 x.marks["first_byte"] = time.perf_counter() - x.started
-                await response.write_eof()
+                if len(reply.body) > _BUFFERED or request.protocol.writing_paused:
+                    await self._write(request, response.write_eof())
+                else:  # cannot wait, so it needs no timer
+                    await response.write_eof()
             else:
                 response = web.StreamResponse(status=reply.status, headers=reply.headers)
                 await response.prepare(request)
@@ -279,23 +302,29 @@ class Server:
     ) -> None:
         """Write chunks as they come. After the first byte an error can no longer become a status."""
         assert not isinstance(reply.body, bytes)
+        chunk = b""
         try:
             async for chunk in reply.body:
                 x.marks.setdefault("first_byte", time.perf_counter() - x.started)
-                try:
-                    async with asyncio.timeout(self._write_seconds):
-                        await response.write(chunk)
-                except TimeoutError:
-                    _abort(request)
-                    raise ConnectionResetError("the client does not read") from None
+                await self._write(request, response.write(chunk))
         except GatewayError as error:
             log.warning("answer broke off: %s", error, extra={"fields": {"request_id": x.request_id}})
             x.status = error.status
             if not reply.sse:
                 _abort(request)  # a half answer must not look like a whole one
                 raise ConnectionResetError("the backend broke off") from error
-            await response.write(error.event())
-        await response.write_eof()
+            cut = chunk and not chunk.endswith((b"\n\n", b"\r\n\r\n"))
+            await self._write(request, response.write((b"\n\n" if cut else b"") + error.event()))
+        await self._write(request, response.write_eof())
+
+    async def _write(self, request: web.BaseRequest, writing: Awaitable[None]) -> None:
+        """Wait for a client to take what is written, but not for ever."""
+        try:
+            async with asyncio.timeout(self._write_seconds):
+                await writing
+        except TimeoutError:
+            _abort(request)
+            raise ConnectionResetError("the client does not read") from None
 
 
 class Protocol(RequestHandler):
@@ -387,14 +416,27 @@ def _decode(raw: bytes) -> Any:
         raise BadRequest(f"The request body is not valid JSON: {error}") from error
 
 
-def _named_model(raw: bytes) -> str | None:
-    """The model a pass-through body asks for, if it is JSON and names one."""
+def _named(raw: bytes) -> Request | None:
+    """A pass-through body that is JSON and names a model, as far as choosing and renaming it needs."""
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
     name = fields.get("model") if isinstance(fields, dict) else None
-    return name if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    return Request(
+        endpoint="responses",
+        raw=raw,
+        fields={"model": name},  # nothing else of it is ours to read or change
+        model=name,
+        stream=False,
+        wants_usage=False,
+        question=None,
+        barred="pass-through",
+        uncacheable="pass-through",
+        controls=Controls(),
+    )
 
 
 def _model_card(name: str) -> dict[str, Any]:

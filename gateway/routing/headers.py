@@ -61,5 +61,11 @@ def to_client(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return out
 
 
+def is_plain_sse(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a body is an event stream that text can be taken out of or added to."""
+    packed = headers.get("Content-Encoding", "identity").lower() != "identity"
+    return headers.get("Content-Type", "").lower().startswith("text/event-stream") and not packed
+
+
 def _named_by_connection(values: Iterable[str]) -> frozenset[str]:
     return frozenset(token.strip().lower() for value in values for token in value.split(","))

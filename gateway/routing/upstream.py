@@ -5,6 +5,7 @@ of the model is tried, as long as no byte has come back.
 """
 
 import asyncio
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError
 from gateway.exchange import Exchange
 from gateway.routing.fleet import Backend, Fleet, Model
 
+_LARGE = 1 << 20  # bytes; a longer body is written in pieces, so that others get their turn
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -72,6 +74,8 @@ class Upstream:
                     payload = body(backend)
                     return await self._attempt(backend, method, path, headers(backend), payload, into)
                 except GatewayError as error:
+                    if error.status < 500:
+                        raise  # the caller's fault: it says nothing about the engine
                     # A kept-alive connection may have been closed by the engine just as it was reused: that
                     # says nothing about the engine, so the same one may be asked once more.
                     stale += isinstance(error.__cause__, aiohttp.ServerDisconnectedError)
@@ -89,6 +93,8 @@ class Upstream:
     async def _attempt(
         self, backend: Backend, method: str, path: str, headers: CIMultiDict[str], body: Any, into: Any
     ) -> None:
+        if isinstance(body, bytes) and len(body) > _LARGE:
+            body = io.BytesIO(body)
         try:
             async with self._session.request(
                 method,
@@ -103,6 +109,8 @@ class Upstream:
         except TimeoutError as error:
             raise BackendTimeout(f"The backend '{backend.id}' did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error.__cause__, GatewayError):
+                raise error.__cause__ from error  # the caller's body could not be read to its end
             raise BackendUnreachable(f"The backend '{backend.id}' cannot be reached or broke off.") from error
 
     async def fetch_json(self, backend: Backend, path: str, headers: CIMultiDict[str], seconds: float) -> Any:
