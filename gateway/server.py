@@ -38,7 +38,7 @@ from gateway.routing.fleet import Backend, Fleet
 from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.tenant import Tenants
-from gateway.wire.request import parse, rewrite
+from gateway.wire.request import Reader, rewrite
 
 log = logging.getLogger("gateway.server")
 
@@ -91,7 +91,7 @@ class Server:
         self._body_seconds = body_seconds
         self._write_seconds = write_seconds
         self._max_in_flight = max_in_flight
-        self._honour_cache_control = honour_cache_control
+        self._reader = Reader(honour_cache_control=honour_cache_control)
         self.in_flight = 0
         self.draining = False
         self.internal_errors = 0
@@ -152,7 +152,7 @@ class Server:
         self._admit()
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
-        x.request = parse(endpoint, raw, request.headers, honour_cache_control=self._honour_cache_control)
+        x.request = self._reader.parse(endpoint, raw, request.headers)
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
