@@ -56,7 +56,7 @@ class Settings:
     max_entry_bytes: int
     shared_stream_bytes: int
     zero_usage: bool
-    trust_client_key: bool  # open mode: the client's key goes on to backends that have none
+    trust_client_key: Callable[[], bool]  # open mode: the client's key goes on to backends that have none
 
 
 class Pipeline:
@@ -108,7 +108,7 @@ class Pipeline:
         stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e)]
         if not stored or len(stored) < request.controls.variants:
             return None
-        entry = stored[-1] if request.controls.variants == 1 else random.choice(stored)
+        entry = max(stored, key=_age) if request.controls.variants == 1 else random.choice(stored)
         document = await self._cache.document(entry)
         return None if document is None else Reuse(entry, "exact", document)
 
@@ -332,7 +332,7 @@ class Pipeline:
             sent = to_upstream(
                 x.headers,
                 api_key=backend.api_key,
-                trust_client=self._settings.trust_client_key,
+                trust_client=self._settings.trust_client_key(),
                 request_id=x.request_id,
             )
             if call.usage_added:  # a chunk can be taken out of plain text only
@@ -486,6 +486,10 @@ def _remembers(request: Request) -> bool:
 def _temperature(request: Request) -> float | None:
     value = request.fields.get("temperature")
     return float(value) if isinstance(value, int | float) else None
+
+
+def _age(entry: Entry) -> float:
+    return entry.created
 
 
 def _flight_key(x: Exchange) -> Any:

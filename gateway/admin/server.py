@@ -284,9 +284,8 @@ class AdminServer:
         criteria = wanted.keys() - {"dry_run", "all"}
         if not criteria and not wanted.get("all"):
             raise BadRequest("Say what to purge, or `all: true`.")
-        entries = self._cache.matching(self._matcher(wanted))
-        if not wanted.get("dry_run"):
-            self._cache.forget(entries)
+        matcher = self._matcher(wanted)
+        entries = self._cache.matching(matcher) if wanted.get("dry_run") else self._cache.purge(matcher)
         return _answer({"purged": len(entries), "dry_run": bool(wanted.get("dry_run"))})
 
     def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:

@@ -74,6 +74,8 @@ class Cache:
         self._writing: dict[int, Entry] = {}  # submitted, not yet durable
         self._doomed: set[int] = set()  # purged while being written
         self._owed: set[int] = set()  # ids the store did not confirm deleting
+        self._unloaded = True  # the store may hold entries that are not in the catalogue yet
+        self._unwelcome: list[Callable[[Entry], bool]] = []  # purged before they were loaded
         self.store_failures = 0
         self.lost_documents = 0
         self.stored = 0
@@ -132,6 +134,14 @@ class Cache:
         """All entries, those still being written included, that a predicate picks."""
         return [e for e in [*self.catalog.entries(), *self._writing.values()] if wanted(e)]
 
+    def purge(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Forget what a predicate picks, entries that a start has not loaded yet included."""
+        gone = self.matching(wanted)
+        self.forget(gone)
+        if self._unloaded:
+            self._unwelcome.append(wanted)
+        return gone
+
     def sweep(self) -> int:
         """Remove what has expired; the store keeps lifetimes of its own. Returns how many."""
         gone = self.catalog.sweep()
@@ -143,8 +153,10 @@ class Cache:
             self._delete(owed)
         return len(gone)
 
-    async def warm(self, *, with_vectors: bool) -> None:
+    async def warm(self, *, vectors_since: float) -> None:
         """Rebuild catalogue and index from the store, without embedding anything again.
+
+        Entries older than `vectors_since` (unix seconds) bring vectors that cannot be compared any more.
 
         Raises:
             StoreError: the store cannot be read; what was loaded stays.
@@ -154,13 +166,18 @@ class Cache:
             for entry, raw in batch:
                 if self.catalog.get(entry.id) is not None:
                     continue
+                if any(unwelcome(entry) for unwelcome in self._unwelcome):
+                    self._delete([entry.id])
+                    continue
                 _share_strings(entry)
                 for evicted in self.catalog.add(entry, variants=_VARIANTS):
                     self.forget([evicted])
-                if raw is not None and with_vectors:
+                if raw is not None and entry.created >= vectors_since:
                     items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
                 self.warmed += 1
             await self._vectors.load_many(items)
+        self._unloaded = False
+        self._unwelcome.clear()
 
     def _admit(self, entry: Entry, vector: Vector | None, variants: int) -> None:
         gone = self.catalog.add(entry, variants)

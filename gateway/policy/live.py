@@ -59,6 +59,7 @@ class LivePolicy:
         self._fit = fit
         self._changed = changed
         self._turn = asyncio.Lock()  # one change at a time
+        self._settled = False  # restored from the store, or changed since
         self._learned: str | None = None  # version whose examples the classifier knows
         self.current = compile(load_folder(folder, checks))
 
@@ -75,9 +76,15 @@ class LivePolicy:
         return from_json(obj, self._checks)
 
     async def restore(self) -> None:
-        """Adopt the book last edited by API, if the store has one and it is still valid."""
+        """Adopt the book last edited by API, if the store has one and it is still valid.
+
+        To be called again when a store that was not there is: later edits are not undone.
+        """
+        if self._settled:
+            return
         try:
             raw = await self._store.get_meta(_KEY)
+            self._settled = True
             if raw:
                 self._swap(self._compile(self.parse(orjson.loads(raw))))
         except (StoreError, ValueError) as error:
@@ -110,6 +117,7 @@ class LivePolicy:
 
     async def _enforce(self, policy: Policy) -> None:
         await self._fit_to(policy)
+        self._settled = True
         self._swap(policy)
 
     def _swap(self, policy: Policy) -> None:
