@@ -106,7 +106,7 @@ _SCHEMAS: dict[str, Any] = {
         "description": "A chat, completions or responses request as a client would send it.",
         "required": ["model"],
         "properties": {
-            "model": {"type": "string"},
+            "model": {"type": "string", "minLength": 1},
             "messages": {"type": "array", "items": _OBJECT},
             "prompt": {"type": "string"},
             "input": {"type": "string"},
