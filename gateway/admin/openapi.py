@@ -107,10 +107,15 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["model"],
         "properties": {
             "model": {"type": "string", "minLength": 1},
-            "messages": {"type": "array", "items": _OBJECT},
+            "messages": {
+                "type": "array",
+                "minItems": 1,
+                "items": {**_OBJECT, "required": ["role"], "properties": {"role": {"type": "string"}}},
+            },
             "prompt": {"type": "string"},
             "input": {"type": "string"},
         },
+        "anyOf": [{"required": [name]} for name in ("messages", "prompt", "input")],
     },
     "Explanation": {
         "type": "object",
