@@ -20,7 +20,7 @@ from gateway.policy.folder import load_folder
 from gateway.policy.policy import MIN_CONFIDENCE, Policy
 from gateway.policy.shipped import shipped
 
-EXACT_ONLY = frozenset({"volatile", "market-data"})  # served by the same words only: safe for what goes stale
+STALE = frozenset({"volatile", "market-data"})  # a short life is what matters: the answer will be another one
 ELSE = frozenset({"default", "conversation"})
 
 # Label of the data → categories that are right for it.
@@ -53,8 +53,8 @@ MMLU: dict[str, frozenset[str]] = {
     "computer science": frozenset({"code", "api-docs", "factual", "mathematics"}),
 }
 FRESH = {
-    "fast-changing": EXACT_ONLY,
-    "slow-changing": EXACT_ONLY | {"factual"},
+    "fast-changing": STALE,
+    "slow-changing": STALE | {"factual"},
     "never-changing": frozenset({"factual"}),
 }
 

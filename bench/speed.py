@@ -56,7 +56,9 @@ class Server:
         self.port = port
         self.stall_ms = 0.0
         command = [sys.executable, "-m", "bench.servers", what, "--port", str(port), *options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )  # access lines are made and written, to nowhere
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != "ready":
             raise SystemExit(f"{what} did not start")

@@ -121,6 +121,7 @@ class App:
                 trust_client_key=lambda: self.tenants.open,
             ),
         )
+        self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
         self.server = self._data_server()
         await self._listen_data()
         await self._listen_admin()
@@ -134,7 +135,7 @@ class App:
             self.tenants,
             self.fleet,
             self.upstream,
-            Recorder(self.metrics, prompts=self.config.log.prompts),
+            Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
             feedback=self._feedback,
             readiness=self.readiness,
@@ -220,6 +221,7 @@ class App:
                 log.error("the index cannot be loaded yet: %s", error)
                 await asyncio.sleep(_WARM_RETRY_SECONDS)
         gc.collect()
+        gc.set_threshold(20_000, 20, 50)  # most of what a request allocates dies with it, without cycles
         gc.freeze()  # what lives as long as the process need not be walked by the collector again
         log.info("ready", extra={"fields": {"entries": len(self.cache.catalog), "ports": self.ports}})
 
@@ -278,6 +280,8 @@ class App:
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
+        if self._lines:
+            self._lines.close()
 
     async def reload(self) -> None:
         """SIGHUP: read configuration and policies again; what is not valid leaves the old in force."""

@@ -3,17 +3,16 @@
 It never delays the client, and never stores what is incomplete (that is settled before an answer gets here).
 """
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway.exchange import Exchange, Join, Reuse
 from gateway.metrics import Metrics
 
-log = logging.getLogger("gateway.access")
 _DAY = 86_400.0
 
 
@@ -64,8 +63,11 @@ class Receipts:
 class Recorder:
     """Counts and logs finished exchanges."""
 
-    def __init__(self, metrics: Metrics, *, prompts: bool) -> None:
+    def __init__(
+        self, metrics: Metrics, lines: Callable[[dict[str, Any]], None] | None, *, prompts: bool
+    ) -> None:
         self._metrics = metrics
+        self._lines = lines
         self._prompts = prompts
 
     def finished(self, x: Exchange) -> None:
@@ -87,15 +89,20 @@ class Recorder:
         for step in ("embed", "search"):
             if step in x.marks:
                 self._metrics.step(step, x.marks[step])
-        if log.isEnabledFor(logging.INFO):
-            log.info(
-                "request", extra={"fields": self._line(x, word, how, reason, category, endpoint, seconds)}
-            )
+        if isinstance(decision, Reuse):
+            entry = decision.entry
+            self._metrics.saved(entry.category, entry.prompt_tokens, entry.completion_tokens, entry.cost)
+        if self._lines is not None:
+            self._lines(self._line(x, word, how, reason, category, endpoint, seconds))
 
     def _line(
         self, x: Exchange, word: str, how: str, reason: str, category: str, endpoint: str, seconds: float
     ) -> dict[str, Any]:
         line: dict[str, Any] = {
+            "time": datetime.now(UTC),
+            "level": "info",
+            "logger": "gateway.access",
+            "message": "request",
             "request_id": x.request_id,
             "tenant": x.tenant,
             "endpoint": endpoint,

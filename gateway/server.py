@@ -6,9 +6,10 @@ streaming body passes through no wrapper.
 
 import asyncio
 import logging
+import random
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
@@ -48,6 +49,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/embeddings": "embeddings",
 }
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_RANDOM = random.Random(secrets.randbits(256))  # ids must not collide; nobody is kept from guessing them
 _PASS_KEEP = 64 << 10  # bytes in flight of a pass-through body
 _BUFFERED = 64 << 10  # bytes a connection takes at once, however slowly its client reads
 
@@ -98,7 +100,7 @@ class Server:
         """One request from its head to its last byte."""
         given = request.headers.get("X-Request-Id", "")
         x = Exchange(
-            request_id=given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}",
+            request_id=given if _REQUEST_ID.fullmatch(given) else _new_id(),
             headers=request.headers,
             query=f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "",
         )
@@ -166,6 +168,8 @@ class Server:
             raise self._too_large()
         await _continue(request)
         try:
+            if request.content.is_eof():  # it came with the head: nothing to wait for
+                return await request.read()
             async with asyncio.timeout(self._body_seconds):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge as error:
@@ -346,7 +350,7 @@ class Protocol(RequestHandler):
         )
         error.status = status
         response = web.Response(status=status, body=error.json(), content_type="application/json")
-        response.headers["X-Request-Id"] = f"req_{uuid.uuid4().hex}"
+        response.headers["X-Request-Id"] = _new_id()
         response.force_close()
         return response
 
@@ -379,6 +383,10 @@ class HttpServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return Protocol(self, loop=self._loop, **self._kwargs)
+
+
+def _new_id() -> str:
+    return f"req_{_RANDOM.getrandbits(128):032x}"
 
 
 def _require(request: web.BaseRequest, method: str) -> None:

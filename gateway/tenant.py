@@ -5,7 +5,6 @@ credentials is a tenant of its own, so that nobody is served what their key coul
 """
 
 import hashlib
-import hmac
 from collections.abc import Mapping, Sequence
 
 from gateway.errors import Unauthorized
@@ -54,11 +53,10 @@ class Tenants:
         return f"t:{name}"
 
     def _anonymous(self, headers: Mapping[str, str]) -> str:
-        mac = hmac.new(self._secret, digestmod=hashlib.sha256)
-        for name in _CREDENTIALS:
-            value = headers.get(name, "").encode("utf-8", "surrogateescape")
-            mac.update(len(value).to_bytes(4, "big") + value)
-        return f"k:{mac.hexdigest()[:32]}"
+        given = [headers.get(name, "").encode("utf-8", "surrogateescape") for name in _CREDENTIALS]
+        lengths = b".".join(b"%d" % len(value) for value in given)  # so that no value runs into the next
+        mac = hashlib.blake2b(lengths + b":" + b"".join(given), key=self._secret, digest_size=16)
+        return f"k:{mac.hexdigest()}"
 
     @staticmethod
     def _digest(key: str) -> bytes:
