@@ -9,6 +9,7 @@ import gc
 import logging
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,7 @@ _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _WARM_RETRY_SECONDS = 5.0
+_CUT_SECONDS = 0.5  # for what outlives the drain
 
 
 class App:
@@ -116,7 +118,7 @@ class App:
                 max_entry_bytes=config.cache.max_entry_bytes,
                 shared_stream_bytes=config.cache.shared_stream_bytes,
                 zero_usage=config.cache.usage == "zero",
-                trust_client_key=self.tenants.open,
+                trust_client_key=lambda: self.tenants.open,
             ),
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
@@ -147,7 +149,8 @@ class App:
     async def _listen_data(self) -> None:
         limits, listen = self.config.limits, self.config.listen
         http = HttpServer(self.server.handle, max_body=limits.body, idle=limits.idle_seconds)
-        runner = web.ServerRunner(http, handle_signals=False, shutdown_timeout=limits.drain_seconds)
+        # `stop` has waited for requests in progress when this timeout begins.
+        runner = web.ServerRunner(http, handle_signals=False, shutdown_timeout=_CUT_SECONDS)
         self.ports["data"] = await self._site(runner, listen.host, listen.port)
 
     async def _listen_admin(self) -> None:
@@ -165,7 +168,9 @@ class App:
             status=self.status,
             readiness=self.readiness,
         ).application()
-        runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
+        )
         self.ports["admin"] = await self._site(runner, admin.host, admin.port)
 
     async def _site(self, runner: web.BaseRunner, host: str, port: int) -> int:
@@ -203,9 +208,14 @@ class App:
         while not self.store_open:
             await asyncio.sleep(_WARM_RETRY_SECONDS)
             await self._open_store()
+            if self.store_open:
+                await self.policy.restore()
+                await self.policy.learn()
+                self.tenants.rekey(await self._secret())
         while not self.index_loaded:
             try:
-                await self.cache.warm(with_vectors=await self._same_embedder())
+                await self.cache.warm(vectors_since=await self._vectors_since())
+                self._policy_changed(self.policy.current)  # the book may have changed since they were stored
                 self.index_loaded = True
             except StoreError as error:
                 log.error("the index cannot be loaded yet: %s", error)
@@ -215,20 +225,23 @@ class App:
         gc.freeze()  # what lives as long as the process need not be walked by the collector again
         log.info("ready", extra={"fields": {"entries": len(self.cache.catalog), "ports": self.ports}})
 
-    async def _same_embedder(self) -> bool:
-        """Vectors of two models or runtimes are not comparable: after a change, old entries serve exact hits."""
+    async def _vectors_since(self) -> float:
+        """When the embedder in use first came to this store, in unix seconds; 0 if it was the first.
+
+        Vectors of two models or runtimes are not comparable: older entries serve exact hits only.
+        """
         if self.worker.embedder is None:
-            return True
+            return 0.0  # nothing will be compared
         name = self.worker.embedder.name
-        stored = await self.store.get_meta(_EMBEDDER)
-        if stored is None or stored.decode() != name:
-            await self.store.put_meta(_EMBEDDER, name.encode())
-        if stored is not None and stored.decode() != name:
-            log.warning(
-                "the embedder changed from %s to %s: stored vectors are not used", stored.decode(), name
-            )
-            return False
-        return True
+        stored = (await self.store.get_meta(_EMBEDDER) or b"").decode()
+        known, _, since = stored.partition("\n")
+        if known == name:
+            return float(since or 0)
+        now = time.time() if known else 0.0
+        await self.store.put_meta(_EMBEDDER, f"{name}\n{now}".encode())
+        if known:
+            log.warning("the embedder changed from %s to %s: stored vectors are not used", known, name)
+        return now
 
     async def _sweep(self) -> None:
         while True:
@@ -258,9 +271,9 @@ class App:
             async with asyncio.timeout(limit):
                 while self.server.in_flight:
                     await asyncio.sleep(0.02)
-        await self.pipeline.drain(2.0)
         for runner in self._runners:
             await runner.cleanup()
+        await self.pipeline.drain(2.0)
         for task in list(self._background):
             task.cancel()
         await self.upstream.close()
@@ -273,11 +286,11 @@ class App:
     async def reload(self) -> None:
         """SIGHUP: read configuration and policies again; what is not valid leaves the old in force."""
         try:
-            if self._reread is not None:
-                config = await asyncio.to_thread(self._reread)
+            config = None if self._reread is None else await asyncio.to_thread(self._reread)
+            await self.policy.reload()
+            if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(_models(config))
                 self.tenants.replace(_keys(config))
-            await self.policy.reload()
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)

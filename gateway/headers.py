@@ -27,7 +27,7 @@ def tell(x: Exchange, headers: Any) -> None:
     if x.similarity is not None and x.threshold is not None:
         headers["x-gateway-similarity"] = f"{x.similarity:.4f}"
         headers["x-gateway-threshold"] = f"{x.threshold:.4f}"
-    if x.entry is not None:
+    if x.entry is not None and x.status < 300:  # a failure is never stored
         headers["x-gateway-entry"] = x.entry.name
     if isinstance(decision, Reuse):
         headers["x-gateway-how"] = decision.how
@@ -54,7 +54,7 @@ def _cache_status(x: Exchange) -> str:
     if isinstance(decision, Join):
         return f"{_NAME}; fwd=miss; collapsed"
     reason = decision.reason if decision is not None else ""
-    stored = "; stored" if x.entry is not None else ""
+    stored = "; stored" if x.entry is not None and x.status < 300 else ""
     forwarded = "miss" if isinstance(decision, Forward) and x.exact else "bypass"
     return f'{_NAME}; fwd={forwarded}{stored}; detail="{reason}"'
 

@@ -26,7 +26,7 @@ from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
 from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.headers import is_plain_sse, to_client, to_upstream
+from gateway.routing.headers import accept_readable, is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.wire import answer, replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
@@ -56,7 +56,7 @@ class Settings:
     max_entry_bytes: int
     shared_stream_bytes: int
     zero_usage: bool
-    trust_client_key: bool  # open mode: the client's key goes on to backends that have none
+    trust_client_key: Callable[[], bool]  # open mode: the client's key goes on to backends that have none
 
 
 class Pipeline:
@@ -98,7 +98,7 @@ class Pipeline:
         x.policy = x.policy or self._policy()
         request = _request(x)
         if _remembers(request):
-            x.exact = exact_fingerprint(request, x.tenant, x.policy.ignore)
+            x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
     async def _exact(self, x: Exchange) -> Reuse | None:
         """The stored answer to this very request, under its entry's category as the policy stands now."""
@@ -108,7 +108,7 @@ class Pipeline:
         stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e)]
         if not stored or len(stored) < request.controls.variants:
             return None
-        entry = stored[-1] if request.controls.variants == 1 else random.choice(stored)
+        entry = max(stored, key=_age) if request.controls.variants == 1 else random.choice(stored)
         document = await self._cache.document(entry)
         return None if document is None else Reuse(entry, "exact", document)
 
@@ -159,7 +159,7 @@ class Pipeline:
         skipped: str | None = "no-question"
         label = None
         if semantic:
-            x.partition = partition_fingerprint(request, x.tenant, policy.ignore)
+            x.partition = partition_fingerprint(request, _owner(x), policy.ignore)
         if text.strip():
             look, skipped = await self._embed(x, text, semantic and request.controls.read)
             if look is not None:
@@ -228,7 +228,7 @@ class Pipeline:
         key = _flight_key(x)
         for _ in range(_REJOINS if key else 0):
             flight = self._flights.find(key)
-            if flight is None:
+            if flight is None or self._spoiled(flight):
                 return await self._lead(x, model, self._flights.open(key))
             joined = await self._join(x, flight)
             if joined is not None:
@@ -237,6 +237,11 @@ class Pipeline:
             if flight.landed.result() is not None:
                 break  # the leader's call failed: followers call for themselves
         return await self._lead(x, model, None)
+
+    def _spoiled(self, flight: Flight) -> bool:
+        """Whether the answer on its way was purged, by an operator, a verdict or a change of policy."""
+        call = flight.landed.result() if flight.landed.done() else None
+        return isinstance(call, Call) and call.entry is not None and self._cache.doomed(call.entry)
 
     async def _lead(self, x: Exchange, model: Model, flight: Flight | None) -> Reply:
         """Decide alone, and perform; the flight, if any, gets whatever may be shared of it."""
@@ -309,11 +314,14 @@ class Pipeline:
             await self._store(x, model, call)
 
         call = Call(run, self._settings.shared_stream_bytes, after)
-        call.entry = x.entry
+        call.entry = entry = x.entry
         self._calls.add(call.task)
         call.task.add_done_callback(self._calls.discard)
+        if entry is not None:
+            self._cache.expect(entry)
+            call.task.add_done_callback(lambda _: self._cache.settle(entry))
         if flight:
-            if x.entry is None:  # not to be kept, not for a moment: not to be shared either
+            if entry is None:  # not to be kept, not for a moment: not to be shared either
                 self._flights.close(flight)
             else:
                 flight.land(call)
@@ -322,9 +330,13 @@ class Pipeline:
 
     async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
         request = _request(x)
+        asked: Backend | None = None
+        refused = False  # an engine has refused our own `stream_options`
 
         def body(backend: Backend) -> bytes:
-            asks = asks_usage and backend.stream_usage
+            nonlocal asked
+            asked = backend
+            asks = asks_usage and backend.stream_usage and not refused
             call.usage_added = asks and not request.wants_usage
             return rewrite(request, model=backend.model, include_usage=asks)
 
@@ -332,17 +344,22 @@ class Pipeline:
             sent = to_upstream(
                 x.headers,
                 api_key=backend.api_key,
-                trust_client=self._settings.trust_client_key,
+                trust_client=self._settings.trust_client_key(),
                 request_id=x.request_id,
             )
             if call.usage_added:  # a chunk can be taken out of plain text only
                 sent["Accept-Encoding"] = "identity"
+            elif x.entry is not None:
+                accept_readable(sent)
             return sent
 
         path = _PATHS[request.endpoint] + x.query
         into = _UsageProbe(call) if asks_usage else call
         await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=into)
-        if isinstance(into, _UsageProbe) and not await into.understood(self._fleet):
+        if isinstance(into, _UsageProbe) and not await into.understood():
+            refused = True
+            if asked is not None:
+                asked.stream_usage = False
             await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=call)
 
     async def _read(self, x: Exchange, call: Call, *, follower: bool = False) -> Reply | None:
@@ -452,12 +469,11 @@ class _UsageProbe:
         else:
             self._body += chunk
 
-    async def understood(self, fleet: Fleet) -> bool:
+    async def understood(self) -> bool:
         """False: ask again without the option, which this engine does not know."""
         if self._refusal is None:
             return True
         if b"stream_options" in self._body or b"include_usage" in self._body:
-            fleet.backend(self.backend).stream_usage = False
             return False
         self._call.begin(*self._refusal)
         await self._call.feed(bytes(self._body))
@@ -488,6 +504,15 @@ def _temperature(request: Request) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _owner(x: Exchange) -> str:
+    """Who asks, and in which query: an engine may read options, or even a key, from there."""
+    return f"{x.query} {x.tenant}" if x.query else x.tenant
+
+
+def _age(entry: Entry) -> float:
+    return entry.created
+
+
 def _flight_key(x: Exchange) -> Any:
     """What makes two requests in progress the same: the request, its form, and what may answer it."""
     request = _request(x)
@@ -496,6 +521,8 @@ def _flight_key(x: Exchange) -> Any:
         return None
     return (
         x.exact,
+        x.policy.version,
+        x.headers.get("Accept-Encoding"),  # followers get the leader's bytes as they come
         request.stream,
         request.wants_usage,
         c.semantic,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.exchange import Exchange, Reuse
+from gateway.exchange import Exchange, Join, Reuse
 from gateway.metrics import Metrics
 
 _DAY = 86_400.0
@@ -77,7 +77,11 @@ class Recorder:
         word = decision.word if decision is not None else "pass"
         reason = decision.reason if decision is not None else "pass-through"
         how = decision.how if isinstance(decision, Reuse) else ""
+        entry = x.entry
         category = x.ruling.category if x.ruling is not None else ""
+        if isinstance(decision, Reuse | Join) and entry is not None and x.status == 200:
+            category = category or entry.category
+            self._metrics.saved(entry.category, entry.prompt_tokens, entry.completion_tokens, entry.cost)
         endpoint = x.request.endpoint if x.request is not None else "other"
         self._metrics.finished(
             endpoint, word, how, category, x.status, reason, seconds, x.marks.get("first_byte", seconds)

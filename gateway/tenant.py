@@ -28,6 +28,10 @@ class Tenants:
         """Adopt a new list of keys."""
         self._names = {self._digest(key): name for key, name in keys}
 
+    def rekey(self, secret: bytes) -> None:
+        """Adopt the secret of a store that came late."""
+        self._secret = secret
+
     @property
     def open(self) -> bool:
         return not self._names

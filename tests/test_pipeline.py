@@ -298,6 +298,213 @@ def test_a_temperature_limit_excludes_reading_and_writing(gateway: Running) -> N
     assert decision(gateway.post("/v1/chat/completions", body)) == ("reuse", "exact")
 
 
+# ── what changes while an answer is on its way ──────────────────────────────────────────────────────────────
+
+
+def during(gateway: Running, backend: ScriptedBackend, change: Callable[[str], None]) -> Any:
+    """Ask; once the engine works on the answer, change something; give the response."""
+    backend.delay = 0.6
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(gateway.ask(FRANCE, X_Request_Id="first")))
+    thread.start()
+    while not backend.calls:
+        time.sleep(0.01)
+    change("first")
+    thread.join(10)
+    return answers[0]
+
+
+def turn_off(gateway: Running) -> None:
+    category = gateway.http.get(f"{gateway.admin}/policies/default").json()
+    category["cache"]["mode"] = "none"
+    assert gateway.http.put(f"{gateway.admin}/policies/default", json=category).status_code == 200
+
+
+def test_a_category_turned_off_while_an_answer_is_made_neither_shares_nor_stores_it(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    def change(_: str) -> None:
+        turn_off(gateway)
+        assert decision(gateway.ask(FRANCE)) == ("forward", "mode-none")
+
+    assert during(gateway, backend, change).status_code == 200
+    gateway.settle()
+    assert backend.calls == 2
+    assert len(gateway.app.cache.catalog) == 0
+    assert gateway.run(_stored_documents(gateway)) == 0
+
+
+def test_a_purge_reaches_an_answer_that_is_being_made(gateway: Running, backend: ScriptedBackend) -> None:
+    def change(_: str) -> None:
+        purged = gateway.http.post(f"{gateway.admin}/cache/purge", json={"model": "m"}).json()
+        assert purged["purged"] == 1
+        assert decision(gateway.ask(FRANCE))[0] == "forward"
+
+    during(gateway, backend, change)
+    gateway.settle()
+    assert backend.calls == 2
+    assert [e.request_id for e in gateway.app.cache.catalog.entries()] != ["first"]
+    assert len(gateway.app.cache.catalog) == 1
+
+
+def test_a_bad_verdict_reaches_a_stream_that_is_still_running(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    import asyncio
+
+    backend.reply = lambda seen: f"answer {seen.number}"
+    backend.pause = asyncio.Event()
+    body = {"model": "m", "messages": [{"role": "user", "content": FRANCE}], "stream": True}
+    headers = {"Authorization": "Bearer test"}
+    with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as got:
+        given = {"request_id": got.headers["x-request-id"], "verdict": "bad"}
+        assert gateway.post("/v1/feedback", given).json()["removed"] == 1
+        threading.Timer(0.3, lambda: backend.call(backend.pause.set)).start()  # type: ignore[union-attr]
+        again = gateway.post("/v1/chat/completions", body)
+        got.read()
+    assert decision(again)[0] == "forward"
+    assert backend.calls == 2
+
+
+def test_a_bad_verdict_reaches_an_answer_the_store_is_slow_to_take(
+    gateway: Running, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    put, gate = gateway.app.store.put, threading.Event()
+
+    async def slow(records: Any) -> None:
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+        await put(records)
+
+    monkeypatch.setattr(gateway.app.store, "put", slow)
+    asked = gateway.ask(FRANCE)
+    given = {"request_id": asked.headers["x-request-id"], "verdict": "bad"}
+    assert gateway.post("/v1/feedback", given).json()["removed"] == 1
+    again = gateway.ask(FRANCE)
+    gate.set()
+    gateway.settle()
+    assert decision(again)[0] == "forward"
+    (kept,) = gateway.app.cache.catalog.entries()
+    assert kept.name == again.headers["x-gateway-entry"]
+
+
+def test_a_document_purged_while_it_is_read_is_not_served(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.ask(FRANCE)
+    gateway.settle()
+    (entry,) = gateway.app.cache.catalog.entries()
+    gateway.app.hot.drop(entry.id)
+    get = gateway.app.store.get
+
+    async def slow(id: int) -> Any:
+        document = await get(id)
+        gateway.app.cache.forget([entry])
+        return document
+
+    monkeypatch.setattr(gateway.app.store, "get", slow)
+    assert decision(gateway.ask(FRANCE))[0] == "forward"
+    assert gateway.app.hot.get(entry.id) is None
+
+
+def test_an_answer_that_is_not_kept_names_no_entry(gateway: Running, backend: ScriptedBackend) -> None:
+    from aiohttp import web
+
+    async def script(seen: Any) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no"}}, status=500)
+
+    backend.script = script
+    got = gateway.ask(FRANCE)
+    assert "x-gateway-entry" not in got.headers
+    assert "stored" not in got.headers["cache-status"]
+
+
+def test_what_reuse_saved_is_counted(start: Start, backend: ScriptedBackend) -> None:
+    model = {"name": "m", "backends": [{"url": backend.url}], "price": {"input": 1e6, "output": 1e6}}
+    gateway = start({"models": [model]})
+    for _ in range(2):
+        gateway.ask(FRANCE)
+        gateway.settle()
+    metrics = gateway.http.get(f"{gateway.admin}/metrics").text
+    assert 'gateway_saved_dollars_total{category="default"} 10.0' in metrics
+    assert 'gateway_saved_tokens_total{category="default",token_type="output"} 3.0' in metrics
+    assert 'category="default",decision="reuse"' in metrics
+
+
+# ── what parts two requests beside their bodies ─────────────────────────────────────────────────────────────
+
+
+def test_another_query_is_another_request(gateway: Running) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": FRANCE}]}
+    gateway.post("/v1/chat/completions?api-version=1", body)
+    gateway.settle()
+    for path in ("/v1/chat/completions?api-version=2", "/v1/chat/completions"):
+        assert decision(gateway.post(path, body))[0] == "forward"
+    similar = {"model": "m", "messages": [{"role": "user", "content": PARAPHRASE}]}
+    assert decision(gateway.post("/v1/chat/completions?api-version=1", similar)) == ("reuse", "semantic")
+
+
+def test_a_follower_gets_no_encoding_it_did_not_ask_for(gateway: Running, backend: ScriptedBackend) -> None:
+    import gzip
+    import json
+
+    from aiohttp import web
+
+    async def script(seen: Any) -> web.StreamResponse | None:
+        import asyncio
+
+        await asyncio.sleep(0.4)
+        if "gzip" not in seen.headers.get("Accept-Encoding", ""):
+            return None
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        body = json.dumps({"id": "x", "object": "chat.completion", "choices": [choice]}).encode()
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        return web.Response(body=gzip.compress(body), headers=headers)
+
+    backend.script = script
+    packed, plain = together(2, lambda n: gateway.ask(FRANCE, Accept_Encoding="identity" if n else "gzip"))
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+
+
+def test_an_answer_to_be_stored_is_asked_for_in_a_form_that_can_be_read(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    gateway.ask(FRANCE, Accept_Encoding="br;q=1.0, gzip;q=0.8, zstd, *;q=0.1")
+    assert backend.seen[-1].headers["Accept-Encoding"] == "gzip;q=0.8"
+    gateway.ask("And of Italy?", Accept_Encoding="br")
+    assert backend.seen[-1].headers["Accept-Encoding"] == "identity"
+    gateway.ask(FRANCE, Accept_Encoding="br", x_gateway_cache="off")
+    assert backend.seen[-1].headers["Accept-Encoding"] == "br"
+
+
+def test_no_caller_sees_a_refusal_of_an_option_it_did_not_send(
+    start: Start, backend: ScriptedBackend
+) -> None:
+    """The second try may go to another engine, which does not know the option either."""
+    from aiohttp import web
+
+    other = ScriptedBackend()
+
+    async def script(seen: Any) -> web.StreamResponse | None:
+        if "stream_options" in seen.json:
+            return web.json_response({"error": {"message": "Unknown field: stream_options"}}, status=400)
+        return None
+
+    backend.script = other.script = script
+    try:
+        gateway = start({"models": [{"name": "m", "backends": [{"url": backend.url}, {"url": other.url}]}]})
+        first, second = gateway.app.fleet.backends
+        pick = iter([first, second])
+        gateway.app.fleet._strategy.pick = lambda available, x: next(pick)
+        body = {"model": "m", "messages": [{"role": "user", "content": FRANCE}], "stream": True}
+        assert gateway.post("/v1/chat/completions", body).status_code == 200
+    finally:
+        other.close()
+
+
 # ── pass-through and bytes ──────────────────────────────────────────────────────────────────────────────────
 
 

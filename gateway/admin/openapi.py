@@ -106,11 +106,16 @@ _SCHEMAS: dict[str, Any] = {
         "description": "A chat, completions or responses request as a client would send it.",
         "required": ["model"],
         "properties": {
-            "model": {"type": "string"},
-            "messages": {"type": "array", "items": _OBJECT},
+            "model": {"type": "string", "minLength": 1},
+            "messages": {
+                "type": "array",
+                "minItems": 1,
+                "items": {**_OBJECT, "required": ["role"], "properties": {"role": {"type": "string"}}},
+            },
             "prompt": {"type": "string"},
             "input": {"type": "string"},
         },
+        "anyOf": [{"required": [name]} for name in ("messages", "prompt", "input")],
     },
     "Explanation": {
         "type": "object",

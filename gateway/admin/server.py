@@ -23,7 +23,6 @@ from gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NotFound,
-    PreconditionFailed,
     TooLarge,
     Unauthorized,
     UnsupportedMedia,
@@ -188,18 +187,22 @@ class AdminServer:
         return self._category(self._policy.book, request.match_info["category"])
 
     async def _replace_book(self, request: web.Request) -> web.Response:
-        book = await self._adopt(request, self._policy.parse(await _json(request)))
-        return self._book(book)
+        new = self._policy.parse(await _json(request))
+        return self._book(await self._adopt(request, lambda book: new))
 
     async def _replace_category(self, request: web.Request) -> web.Response:
-        name = request.match_info["category"]
-        book = await self._adopt(request, self._policy.book.with_category(name, await _json(request)))
+        name, given = request.match_info["category"], await _json(request)
+        book = await self._adopt(request, lambda book: book.with_category(name, given))
         return self._category(book, name)
 
     async def _delete_category(self, request: web.Request) -> web.Response:
         name = request.match_info["category"]
-        _find_category(self._policy.book, name)
-        return self._book(await self._adopt(request, self._policy.book.without_category(name)))
+
+        def without(book: Book) -> Book:
+            _find_category(book, name)
+            return book.without_category(name)
+
+        return self._book(await self._adopt(request, without))
 
     async def _validate(self, request: web.Request) -> web.Response:
         book = self._policy.parse(await _json(request))
@@ -208,14 +211,13 @@ class AdminServer:
     async def _reload(self, request: web.Request) -> web.Response:
         return self._book(await self._policy.reload())
 
-    async def _adopt(self, request: web.Request, book: Book) -> Book:
-        """Put a new book in force unless the caller's `If-Match` is stale or it is a dry run."""
+    async def _adopt(self, request: web.Request, edit: Callable[[Book], Book]) -> Book:
+        """Put an edited book in force unless the caller's `If-Match` is stale or it is a dry run."""
         wanted = request.headers.get("If-Match", "").strip()
-        if wanted not in ("", "*") and wanted.removeprefix("W/").strip('"') != self._policy.book.version:
-            raise PreconditionFailed("The policy book has changed since you read it.")
-        if request.query.get("dry_run", "").lower() not in ("true", "1"):
-            await self._policy.replace(book)
-        return book
+        version = None if wanted in ("", "*") else wanted.removeprefix("W/").strip('"')
+        if request.query.get("dry_run", "").lower() in ("true", "1"):
+            return self._policy.edited(edit, version)
+        return await self._policy.change(edit, version)
 
     def _book(self, book: Book) -> web.Response:
         return _answer(to_json(book), headers={"ETag": f'"{book.version}"'})
@@ -284,9 +286,8 @@ class AdminServer:
         criteria = wanted.keys() - {"dry_run", "all"}
         if not criteria and not wanted.get("all"):
             raise BadRequest("Say what to purge, or `all: true`.")
-        entries = self._cache.matching(self._matcher(wanted))
-        if not wanted.get("dry_run"):
-            self._cache.forget(entries)
+        matcher = self._matcher(wanted)
+        entries = self._cache.matching(matcher) if wanted.get("dry_run") else self._cache.purge(matcher)
         return _answer({"purged": len(entries), "dry_run": bool(wanted.get("dry_run"))})
 
     def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:

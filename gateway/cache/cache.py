@@ -71,9 +71,11 @@ class Cache:
         self._vectors = vectors
         self._store_seconds = store_seconds
         self._clock = clock
-        self._writing: dict[int, Entry] = {}  # submitted, not yet durable
-        self._doomed: set[int] = set()  # purged while being written
+        self._writing: dict[int, Entry] = {}  # promised to a response: being answered, or written
+        self._doomed: set[int] = set()  # of these, what was purged meanwhile
         self._owed: set[int] = set()  # ids the store did not confirm deleting
+        self._unloaded = True  # the store may hold entries that are not in the catalogue yet
+        self._unwelcome: list[Callable[[Entry], bool]] = []  # purged before they were loaded
         self.store_failures = 0
         self.lost_documents = 0
         self.stored = 0
@@ -91,6 +93,8 @@ class Cache:
             self.store_failures += 1
             log.warning("document not read: %s", error or "store timed out")
             return None
+        if self.catalog.get(entry.id) is None:
+            return None  # purged while it was read
         if document is None:
             self.lost_documents += 1
             self.forget([entry], durable=False)
@@ -98,27 +102,37 @@ class Cache:
         self._hot.put(entry.id, document)
         return document
 
+    def expect(self, entry: Entry) -> None:
+        """An answer is on its way that will be stored under this entry: from now on it can be purged."""
+        self._writing[entry.id] = entry
+
+    def settle(self, entry: Entry) -> None:
+        """It is stored, or will not be."""
+        self._writing.pop(entry.id, None)
+        self._doomed.discard(entry.id)
+
+    def doomed(self, entry: Entry) -> bool:
+        """Whether an expected entry was purged before it was stored."""
+        return entry.id in self._doomed
+
     async def keep(self, entry: Entry, vector: Vector | None, document: bytes, variants: int = 1) -> bool:
         """Store an answer and make it findable; True once it is durable. Never raises for a store's sake."""
-        self._writing[entry.id] = entry
-        try:
-            raw = None if vector is None else vector.astype(np.float32, copy=False).tobytes()
-            if not await self._queue.submit(Record(entry, raw, document)):
-                self.store_failures += 1
-                return False
-            if entry.id in self._doomed or entry.expires <= self._clock():
-                self._delete([entry.id])
-                return False
-            self._admit(entry, vector, variants)
-            self._hot.put(entry.id, document)
-            self.stored += 1
-            return True
-        finally:
-            self._writing.pop(entry.id, None)
-            self._doomed.discard(entry.id)
+        if self.doomed(entry):
+            return False
+        raw = None if vector is None else vector.astype(np.float32, copy=False).tobytes()
+        if not await self._queue.submit(Record(entry, raw, document)):
+            self.store_failures += 1
+            return False
+        if self.doomed(entry) or entry.expires <= self._clock():
+            self._delete([entry.id])
+            return False
+        self._admit(entry, vector, variants)
+        self._hot.put(entry.id, document)
+        self.stored += 1
+        return True
 
     def forget(self, entries: Iterable[Entry], *, durable: bool = True) -> None:
-        """Drop entries everywhere; those still being written will not appear."""
+        """Drop entries everywhere; those still expected will not appear."""
         gone = list(entries)
         for entry in gone:
             if entry.id in self._writing:
@@ -129,8 +143,17 @@ class Cache:
             self._delete([entry.id for entry in gone])
 
     def matching(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
-        """All entries, those still being written included, that a predicate picks."""
-        return [e for e in [*self.catalog.entries(), *self._writing.values()] if wanted(e)]
+        """All entries, those still expected included, that a predicate picks."""
+        coming = [e for e in self._writing.values() if self.catalog.get(e.id) is None]
+        return [e for e in [*self.catalog.entries(), *coming] if wanted(e)]
+
+    def purge(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Forget what a predicate picks, entries that a start has not loaded yet included."""
+        gone = self.matching(wanted)
+        self.forget(gone)
+        if self._unloaded:
+            self._unwelcome.append(wanted)
+        return gone
 
     def sweep(self) -> int:
         """Remove what has expired; the store keeps lifetimes of its own. Returns how many."""
@@ -143,8 +166,10 @@ class Cache:
             self._delete(owed)
         return len(gone)
 
-    async def warm(self, *, with_vectors: bool) -> None:
+    async def warm(self, *, vectors_since: float) -> None:
         """Rebuild catalogue and index from the store, without embedding anything again.
+
+        Entries older than `vectors_since` (unix seconds) bring vectors that cannot be compared any more.
 
         Raises:
             StoreError: the store cannot be read; what was loaded stays.
@@ -154,13 +179,18 @@ class Cache:
             for entry, raw in batch:
                 if self.catalog.get(entry.id) is not None:
                     continue
+                if any(unwelcome(entry) for unwelcome in self._unwelcome):
+                    self._delete([entry.id])
+                    continue
                 _share_strings(entry)
                 for evicted in self.catalog.add(entry, variants=_VARIANTS):
                     self.forget([evicted])
-                if raw is not None and with_vectors:
+                if raw is not None and entry.created >= vectors_since:
                     items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
                 self.warmed += 1
             await self._vectors.load_many(items)
+        self._unloaded = False
+        self._unwelcome.clear()
 
     def _admit(self, entry: Entry, vector: Vector | None, variants: int) -> None:
         gone = self.catalog.add(entry, variants)

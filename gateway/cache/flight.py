@@ -6,11 +6,14 @@ only who waits for whom; what is called, and how, is the leader's business.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from gateway.errors import BackendUnreachable, GatewayError
 from gateway.exchange import Reuse
+
+log = logging.getLogger("gateway.flight")
 
 
 class Call:
@@ -39,6 +42,7 @@ class Call:
         self.usage_added = False  # the gateway asked for a usage chunk that the caller did not
         self.complete = False  # the whole body arrived
         self.error: BaseException | None = None
+        self.abandoned = False  # nobody reads it: it is being cancelled
         self.size = 0
         self._keep = keep
         self._chunks: list[bytes] = []
@@ -59,7 +63,8 @@ class Call:
 
     @property
     def joinable(self) -> bool:
-        return not self._dropped and self.size <= self._keep and self.error is None
+        kept = not self._dropped and self.size <= self._keep
+        return kept and self.error is None and not self.abandoned
 
     def begin(self, status: int, headers: Any) -> None:
         """The upstream's status and headers are here."""
@@ -106,7 +111,10 @@ class Call:
         except asyncio.CancelledError:
             self.error = BackendUnreachable("The call was given up because nobody waits for it.")
             raise
+        except GatewayError as error:
+            self.error = error
         except Exception as error:
+            log.exception("a call failed inside the gateway")
             self.error = error
         finally:
             self._over = True
@@ -114,7 +122,10 @@ class Call:
                 self.head.set_result(None)
             self._wake()
         if self.complete and self._after is not None:
-            await self._after(self)
+            try:
+                await self._after(self)
+            except Exception:
+                log.exception("what follows an answer failed")
 
 
 class Reader:
@@ -130,6 +141,7 @@ class Reader:
         call._positions.pop(self, None)
         call._free_room()
         if not call._positions and not call._over:
+            call.abandoned = True
             call.task.cancel()
 
     async def head(self) -> None:
@@ -214,4 +226,4 @@ class Flights:
 
 
 def _translate(error: BaseException) -> GatewayError:
-    return error if isinstance(error, GatewayError) else BackendUnreachable(f"The backend failed: {error}")
+    return error if isinstance(error, GatewayError) else BackendUnreachable("The backend call failed.")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.errors import EmbedderBusy, EmbedderFailed, StoreError
+from gateway.errors import EmbedderBusy, EmbedderFailed, PreconditionFailed, StoreError
 from gateway.interfaces import Classifier, DocumentStore, Vector
 from gateway.policy.book import Book, from_json, to_json
 from gateway.policy.folder import load_folder
@@ -59,6 +59,7 @@ class LivePolicy:
         self._fit = fit
         self._changed = changed
         self._turn = asyncio.Lock()  # one change at a time
+        self._settled = False  # restored from the store, or changed since
         self._learned: str | None = None  # version whose examples the classifier knows
         self.current = compile(load_folder(folder, checks))
 
@@ -75,9 +76,15 @@ class LivePolicy:
         return from_json(obj, self._checks)
 
     async def restore(self) -> None:
-        """Adopt the book last edited by API, if the store has one and it is still valid."""
+        """Adopt the book last edited by API, if the store has one and it is still valid.
+
+        To be called again when a store that was not there is: later edits are not undone.
+        """
+        if self._settled:
+            return
         try:
             raw = await self._store.get_meta(_KEY)
+            self._settled = True
             if raw:
                 self._swap(self._compile(self.parse(orjson.loads(raw))))
         except (StoreError, ValueError) as error:
@@ -85,11 +92,24 @@ class LivePolicy:
         except Exception as error:
             log.error("policies edited by API are not valid any more, the folder's are in force: %s", error)
 
-    async def replace(self, book: Book) -> None:
-        """Put a validated book in force, and keep it."""
+    def edited(self, edit: Callable[[Book], Book], version: str | None) -> Book:
+        """What an edit would make of the book in force.
+
+        Raises:
+            PreconditionFailed: the book in force is not of the given version.
+        """
+        book = edit(self.book)
+        if version is not None and version != self.book.version:
+            raise PreconditionFailed("The policy book has changed since you read it.")
+        return book
+
+    async def change(self, edit: Callable[[Book], Book], version: str | None = None) -> Book:
+        """Put the edited book in force, and keep it. Changes made at once wait for each other; raises as `edited`."""
         async with self._turn:
+            book = self.edited(edit, version)
             await self._enforce(self._compile(book))
             await self._save(orjson.dumps(to_json(book)))
+        return book
 
     async def reload(self) -> Book:
         """Read the folder again; it becomes the book, edits by API included in what it replaces.
@@ -110,6 +130,7 @@ class LivePolicy:
 
     async def _enforce(self, policy: Policy) -> None:
         await self._fit_to(policy)
+        self._settled = True
         self._swap(policy)
 
     def _swap(self, policy: Policy) -> None:

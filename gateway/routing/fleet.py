@@ -129,6 +129,7 @@ def _with_history(model: Model, known: dict[str, Backend]) -> Model:
         old = known.get(fresh.id)
         if old is not None and old.url == fresh.url:
             old.model, old.api_key, old.weight = fresh.model, fresh.api_key, fresh.weight
+            old.stream_usage = old.stream_usage and fresh.stream_usage  # what it refused, it refuses still
             fresh = old
         backends.append(fresh)
     return replace(model, backends=tuple(backends))

@@ -21,6 +21,7 @@ _HOP = frozenset(
 # The body is re-framed, and a compressed request body arrives here decompressed.
 _REQUEST_DROPPED = _HOP | {"host", "content-length", "content-encoding", "expect"}
 _CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
+_READABLE = frozenset(("gzip", "x-gzip", "deflate", "identity"))
 _RENAMED = {"x-request-id": "x-gateway-upstream-request-id"}
 
 
@@ -65,6 +66,15 @@ def is_plain_sse(headers: CIMultiDictProxy[str]) -> bool:
     """Whether a body is an event stream that text can be taken out of or added to."""
     packed = headers.get("Content-Encoding", "identity").lower() != "identity"
     return headers.get("Content-Type", "").lower().startswith("text/event-stream") and not packed
+
+
+def accept_readable(headers: CIMultiDict[str]) -> None:
+    """Ask for no encoding that the gateway could not read, and so not store."""
+    if "Accept-Encoding" not in headers:
+        return
+    offered = (part.strip() for value in headers.getall("Accept-Encoding") for part in value.split(","))
+    kept = [part for part in offered if part.partition(";")[0].strip().lower() in _READABLE]
+    headers["Accept-Encoding"] = ", ".join(kept) or "identity"
 
 
 def _named_by_connection(values: Iterable[str]) -> frozenset[str]:

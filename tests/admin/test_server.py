@@ -65,6 +65,23 @@ def test_a_stale_if_match_is_412_and_changes_nothing(gateway: Running) -> None:
     assert call(gateway, "GET", "/policies/code").json()["cache"]["threshold"] == 0.97
 
 
+def test_of_two_writes_at_once_one_is_stale_or_both_are_kept(gateway: Running) -> None:
+    import concurrent.futures
+
+    book = call(gateway, "GET", "/policies")
+    version = {"If-Match": book.headers["etag"]}
+
+    def write(name: str, headers: dict[str, str]) -> int:
+        new = {"examples": [f"{name} number {n}" for n in range(40)], "cache": {"ttl": "1h"}}
+        return int(call(gateway, "PUT", f"/policies/{name}", json=new, headers=headers).status_code)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(lambda name: write(name, version), ("a", "b"))) == [200, 412]
+        assert list(pool.map(lambda name: write(name, {}), ("c", "d"))) == [200, 200]
+    names = {c["name"] for c in call(gateway, "GET", "/policies").json()["categories"]}
+    assert {"c", "d"} < names
+
+
 def test_an_invalid_book_is_422_with_every_fault(gateway: Running) -> None:
     before = call(gateway, "GET", "/policies").json()
     book = {

@@ -73,6 +73,39 @@ def test_the_call_is_cancelled_when_the_last_reader_leaves() -> None:
     asyncio.run(scene())
 
 
+def test_a_call_that_the_last_reader_left_takes_no_followers() -> None:
+    async def scene() -> None:
+        flights = Flights()
+        flight = flights.open("key")
+        call = Call(scripted(b"a", b"b", gate=asyncio.Event()), keep=100)
+        flight.land(call)
+        reader = call.subscribe()
+        await reader.head()
+        reader.leave()
+        assert flights.find("key") is None, "its task has not run yet, but it is being cancelled"
+        await asyncio.wait([call.task], timeout=1)
+
+    asyncio.run(scene())
+
+
+def test_an_unexpected_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async def run(call: Call) -> None:
+            raise ZeroDivisionError("a bug")
+
+        async def after(call: Call) -> None:
+            raise ZeroDivisionError("another bug")
+
+        with pytest.raises(BackendUnreachable):
+            await read(Call(run, keep=100))
+        call = Call(scripted(b"a"), keep=100, after=after)
+        assert await read(call) == [b"a"]
+        await call.task
+
+    asyncio.run(scene())
+    assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [ZeroDivisionError] * 2
+
+
 def test_what_is_stored_is_only_what_is_complete() -> None:
     async def scene() -> None:
         stored: list[bytes | None] = []
