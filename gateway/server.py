@@ -99,10 +99,11 @@ class Server:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request from its head to its last byte."""
         given = request.headers.get("X-Request-Id", "")
+        query = request.rel_url.raw_query_string
         x = Exchange(
-            request_id=given if _REQUEST_ID.fullmatch(given) else _new_id(),
+            request_id=given if given and _REQUEST_ID.fullmatch(given) else _new_id(),
             headers=request.headers,
-            query=f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "",
+            query=f"?{query}" if query else "",
         )
         self.in_flight += 1
         try:
