@@ -80,9 +80,9 @@ class Connection(asyncio.Protocol):
 
 
 async def run(
-    port: int, path: str, bodies: list[bytes], concurrency: int, seconds: float, once: bool
+    port: int, path: str, header: str, bodies: list[bytes], concurrency: int, seconds: float, once: bool
 ) -> Tally:
-    head = HEAD.format(path=path).encode()
+    head = HEAD.format(path=path).encode() + (f"{header}\r\n".encode() if header else b"")
     prepared = [head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
     requests = iter(prepared) if once else itertools.cycle(prepared)
     tally = Tally([], decisions={})
@@ -133,17 +133,16 @@ def main() -> None:
     except ImportError:
         runner = asyncio.run
     started = time.perf_counter()
-    tally = runner(
-        run(
-            options.port,
-            options.path,
-            options.header,
-            bodies,
-            options.concurrency,
-            options.seconds,
-            options.once,
-        )
+    work = run(
+        options.port,
+        options.path,
+        options.header,
+        bodies,
+        options.concurrency,
+        options.seconds,
+        options.once,
     )
+    tally = runner(work)
     print(json.dumps(summary(tally, time.perf_counter() - started)))
 
 

@@ -98,21 +98,19 @@ def gateway(folder: Path, engine: int, **embedder: Any) -> Iterator[Server]:
         server.stop()
 
 
+OFF = "x-gateway-cache: off"  # forward only
+
+
 def load(
-    port: int, bodies: list[bytes], concurrency: int, seconds: float, *, once: bool = False
+    port: int, bodies: list[bytes], concurrency: int, seconds: float, *, once: bool = False, header: str = ""
 ) -> dict[str, Any]:
     """Run the generator in its own process."""
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"\n".join(bodies))
         file.flush()
         command = [sys.executable, "-m", "bench.load", "--port", str(port), "--bodies", file.name]
-        command += [
-            "--concurrency",
-            str(concurrency),
-            "--seconds",
-            str(seconds),
-            *(["--once"] if once else []),
-        ]
+        command += ["--concurrency", str(concurrency), "--seconds", str(seconds), "--header", header]
+        command += ["--once"] if once else []
         result: dict[str, Any] = json.loads(subprocess.check_output(command))
     if result["failed"] or not result["requests"]:
         raise SystemExit(f"{result['failed']} of {result['requests']} requests failed")
