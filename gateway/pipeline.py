@@ -421,6 +421,10 @@ class Pipeline:
         if whole is None or not 200 <= call.status < 300:
             return
         head = call.headers
+        if x.entry is None and not request.stream and "Content-Encoding" not in head:
+            used = replay.usage(whole)  # all there is to learn of an answer that is not kept
+            self._metrics.used(model.name, used.prompt, used.completion)
+            return
         arguments = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
         if len(whole) > _OFF_LOOP:
             result = await asyncio.to_thread(answer.read, *arguments, n=choices(request))

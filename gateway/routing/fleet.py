@@ -4,8 +4,7 @@ A lease spans the whole body, so in-flight counts are right under errors and can
 never counted down for a client's mistake: only connections that fail are failures.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,9 +103,8 @@ class Fleet:
             )
         return model
 
-    @asynccontextmanager
-    async def lease(self, model: Model, exchange: Exchange, tried: set[str]) -> AsyncIterator[Backend]:
-        """Take a place on the backend the strategy picks among those not yet tried; given back on leaving.
+    def lease(self, model: Model, exchange: Exchange, tried: set[str]) -> "Lease":
+        """A place on the backend the strategy picks among those not yet tried.
 
         Raises:
             Overloaded: no backend is left.
@@ -115,12 +113,24 @@ class Fleet:
         backend = self._strategy.pick(available, exchange)
         if backend is None:
             raise Overloaded(f"No backend is available for the model '{model.name}'.", code="no_backend")
-        backend.in_flight += 1
-        backend.requests += 1
-        try:
-            yield backend
-        finally:
-            backend.in_flight -= 1
+        return Lease(backend)
+
+
+class Lease:
+    """`with` it over the whole body: what is taken is given back, however it ends."""
+
+    __slots__ = ("_backend",)
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> Backend:
+        self._backend.in_flight += 1
+        self._backend.requests += 1
+        return self._backend
+
+    def __exit__(self, *ended: object) -> None:
+        self._backend.in_flight -= 1
 
 
 def _with_history(model: Model, known: dict[str, Backend]) -> Model:

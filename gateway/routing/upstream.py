@@ -68,7 +68,7 @@ class Upstream:
         tried: set[str] = set()
         stale = 0
         while True:
-            async with self._fleet.lease(model, exchange, tried) as backend:
+            with self._fleet.lease(model, exchange, tried) as backend:
                 into.backend = backend.id
                 try:
                     payload = body(backend)
