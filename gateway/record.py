@@ -89,9 +89,6 @@ class Recorder:
         for step in ("embed", "search"):
             if step in x.marks:
                 self._metrics.step(step, x.marks[step])
-        if isinstance(decision, Reuse):
-            entry = decision.entry
-            self._metrics.saved(entry.category, entry.prompt_tokens, entry.completion_tokens, entry.cost)
         if self._lines is not None:
             self._lines(self._line(x, word, how, reason, category, endpoint, seconds))
 
