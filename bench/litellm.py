@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bench.speed import Server, body, free_port, gateway, load
+from bench.speed import OFF, Server, body, free_port, gateway, load
 
 
 def install(folder: Path) -> Path:
@@ -70,21 +70,17 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as place, gateway(Path(place), engine.port) as ours:
-        off = [body("How do I reverse a list in Python?", cache={"no-cache": True, "no-store": True})]
-        hit = [body("How do I reverse a list in Python?")]
-        for what, ours_body, theirs_body, cache in (
-            ("forward", off, hit, False),
-            ("exact hit", hit, hit, True),
-        ):
+        bodies = [body("How do I reverse a list in Python?")]
+        for what, header, cache in (("forward", OFF, False), ("exact hit", "", True)):
             process, port = start(commands, Path(place), engine.port, cache=cache)
             try:
-                for server, bodies in ((ours.port, ours_body), (port, theirs_body)):
-                    load(server, bodies, 8, 2.0)
+                for server in (ours.port, port):
+                    load(server, bodies, 8, 2.0, header=header)
                 for concurrency in (1, 8):
                     pairs = [
                         (
-                            load(ours.port, ours_body, concurrency, options.seconds),
-                            load(port, theirs_body, concurrency, options.seconds),
+                            load(ours.port, bodies, concurrency, options.seconds, header=header),
+                            load(port, bodies, concurrency, options.seconds),
                         )
                         for _ in range(options.rounds)
                     ]

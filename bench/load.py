@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/v1/chat/completions")
+    parser.add_argument("--header", default="", help="one more request header")
     parser.add_argument("--bodies", type=Path, required=True, help="one request body a line")
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -133,7 +134,15 @@ def main() -> None:
         runner = asyncio.run
     started = time.perf_counter()
     tally = runner(
-        run(options.port, options.path, bodies, options.concurrency, options.seconds, options.once)
+        run(
+            options.port,
+            options.path,
+            options.header,
+            bodies,
+            options.concurrency,
+            options.seconds,
+            options.once,
+        )
     )
     print(json.dumps(summary(tally, time.perf_counter() - started)))
 

@@ -163,7 +163,6 @@ def throughput(folder: Path, rounds: int, seconds: float) -> list[Row]:
         hit = [body("How do I reverse a list in Python?")]
         load(ours.port, hit, 1, 1.0)
         time.sleep(0.5)
-        off = [body("How do I reverse a list in Python?", cache={"no-cache": True, "no-store": True})]
         plain = [body("How do I reverse a list in Python?")]
         for server, warm in ((ours, hit), (bare, plain), (proxy, plain)):
             load(server.port, warm, 16, 1.0)
@@ -185,7 +184,7 @@ def throughput(folder: Path, rounds: int, seconds: float) -> list[Row]:
         for concurrency in (1, 16):
             share, a, b = ratio(
                 rounds,
-                lambda c=concurrency: load(ours.port, off, c, seconds)["rps"],
+                lambda c=concurrency: load(ours.port, plain, c, seconds, header=OFF)["rps"],
                 lambda c=concurrency: load(proxy.port, plain, c, seconds)["rps"],
             )
             rows.append(
@@ -244,9 +243,7 @@ def latency(folder: Path, rounds: int) -> list[Row]:
             series["hit"].append(found["p50"])
             fresh = [body(q) for q in questions(300, seed=100 + turn)]
             series["miss"].append(load(ours.port, fresh, 1, 60.0, once=True)["p50"])
-            series["off"].append(
-                load(ours.port, [body(asked[0], cache={"no-cache": True, "no-store": True})], 1, 2.0)["p50"]
-            )
+            series["off"].append(load(ours.port, [body(asked[0])], 1, 2.0, header=OFF)["p50"])
             series["alone"].append(embed_alone())
     engine.stop()
     hit = statistics.median(h - e for h, e in zip(series["hit"], series["alone"], strict=True))

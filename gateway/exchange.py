@@ -48,6 +48,9 @@ class Request:
     barred: str | None  # why this request can never be matched semantically (reason code), or None
     uncacheable: str | None  # why it can never be reused at all (reason code), or None
     controls: Controls
+    fingerprints: dict[Any, bytes] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # computed once each
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from gateway.routing.fleet import Backend, Fleet
 from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Upstream
 from gateway.tenant import Tenants
-from gateway.wire.request import parse, rewrite
+from gateway.wire.request import Reader, rewrite
 
 log = logging.getLogger("gateway.server")
 
@@ -92,7 +92,7 @@ class Server:
         self._body_seconds = body_seconds
         self._write_seconds = write_seconds
         self._max_in_flight = max_in_flight
-        self._honour_cache_control = honour_cache_control
+        self._reader = Reader(honour_cache_control=honour_cache_control)
         self.in_flight = 0
         self.draining = False
         self.internal_errors = 0
@@ -100,10 +100,11 @@ class Server:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request from its head to its last byte."""
         given = request.headers.get("X-Request-Id", "")
+        query = request.rel_url.raw_query_string
         x = Exchange(
-            request_id=given if _REQUEST_ID.fullmatch(given) else _new_id(),
+            request_id=given if given and _REQUEST_ID.fullmatch(given) else _new_id(),
             headers=request.headers,
-            query=f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "",
+            query=f"?{query}" if query else "",
         )
         self.in_flight += 1
         try:
@@ -154,11 +155,9 @@ class Server:
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
         if len(raw) <= _INLINE:
-            x.request = parse(endpoint, raw, request.headers, honour_cache_control=self._honour_cache_control)
+            x.request = self._reader.parse(endpoint, raw, request.headers)
         else:
-            x.request = await asyncio.to_thread(
-                parse, endpoint, raw, request.headers, honour_cache_control=self._honour_cache_control
-            )
+            x.request = await asyncio.to_thread(self._reader.parse, endpoint, raw, request.headers)
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)

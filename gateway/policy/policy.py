@@ -69,6 +69,7 @@ class Policy:
         self.version = book.version
         self._categories = {category.name: category for category in book.categories}
         self._default = self._categories[DEFAULT]
+        self._lifetimes = {category.name: category.cache.lifetime for category in book.categories}
         self._rules = tuple(self._compiled(number, rule) for number, rule in enumerate(book.rules, start=1))
         self._matches = any(rule.pattern is not None for rule in self._rules)
         self.any_none = any(category.cache.mode == "none" for category in book.categories)
@@ -140,7 +141,8 @@ class Policy:
         category = self.category(entry.category)
         if category.cache.mode == "none":
             return "mode-none"
-        if now >= min(entry.expires, entry.created + adapt(category, load)[1]):
+        ttl = adapt(category, load)[1] if load else self._lifetimes[category.name]
+        if now >= min(entry.expires, entry.created + ttl):
             return "expired"
         return "temperature" if too_hot(category.cache.max_temperature, temperature) else None
 

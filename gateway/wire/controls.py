@@ -20,6 +20,15 @@ _MODES = {
     "off": (False, False),
     "refresh": (False, True),
 }
+CONTROL_HEADERS = (
+    "x-gateway-cache",
+    "x-gateway-category",
+    "x-gateway-cache-ttl",
+    "x-gateway-threshold",
+    "x-gateway-tags",
+    "x-gateway-offload",
+    "cache-control",
+)
 MAX_TAGS = 16
 MAX_NAME = 128  # characters of a tag, category or namespace
 MAX_VARIANTS = 64

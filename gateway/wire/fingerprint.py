@@ -19,6 +19,7 @@ _NEVER_PARTS = frozenset({"stream", "stream_options", "metadata", "store"})
 _NEVER_PARTS_RESPONSES = _NEVER_PARTS - {"store"}  # there a later request may refer to it
 _ALWAYS_PARTS = frozenset({"model", "messages", "prompt", "input", "instructions"})
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+_TENANTS = 64  # whose fingerprints of one body are remembered
 _RUN = b"0" * 19  # the shortest integer that may not fit 64 bits
 
 
@@ -27,6 +28,15 @@ def exact_fingerprint(request: Request, tenant: str, ignore: frozenset[str] = fr
 
     `ignore` names the top-level fields the policy book adds to these; the model and the prompt always part.
     """
+    known = request.fingerprints.get((tenant, ignore))
+    if known is None:
+        if len(request.fingerprints) >= _TENANTS:
+            request.fingerprints.clear()
+        known = request.fingerprints[tenant, ignore] = _exact(request, tenant, ignore)
+    return known
+
+
+def _exact(request: Request, tenant: str, ignore: frozenset[str]) -> bytes:
     if big_numbers(request.raw):
         return _digest(b"exact-digits", request, tenant, _spelled(request, ignore))
     return _digest(b"exact", request, tenant, _canonical(request, request.fields, ignore))

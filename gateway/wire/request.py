@@ -13,11 +13,11 @@ import orjson
 from gateway.errors import BadRequest
 from gateway.exchange import Endpoint, Request
 from gateway.wire import question
-from gateway.wire.controls import controls
+from gateway.wire.controls import CONTROL_HEADERS, controls
 from gateway.wire.fingerprint import big_numbers, exact_fingerprint, partition_fingerprint
 from gateway.wire.rewrite import rewrite
 
-__all__ = ["choices", "exact_fingerprint", "parse", "partition_fingerprint", "rewrite"]
+__all__ = ["Reader", "choices", "exact_fingerprint", "parse", "partition_fingerprint", "rewrite"]
 
 
 def parse(
@@ -47,6 +47,29 @@ def parse(
         uncacheable=uncacheable,
         controls=controls(headers, fields.get("cache"), honour_cache_control),
     )
+
+
+class Reader:
+    """`parse` with a short memory: a body that comes again, byte for byte and without controls of its own, is
+    not read again. Exact hits are such bodies. Bounded by number and size; forgotten all at once when full.
+    """
+
+    def __init__(self, bodies: int = 512, size: int = 8192, *, honour_cache_control: bool = True) -> None:
+        self._bodies, self._size = bodies, size
+        self._honour = honour_cache_control
+        self._read: dict[tuple[Endpoint, bytes], Request] = {}
+
+    def parse(self, endpoint: Endpoint, raw: bytes, headers: Mapping[str, str]) -> Request:
+        """As the function of that name."""
+        if len(raw) > self._size or any(name in headers for name in CONTROL_HEADERS):
+            return parse(endpoint, raw, headers, honour_cache_control=self._honour)
+        known = self._read.get((endpoint, raw))
+        if known is None:
+            if len(self._read) >= self._bodies:
+                self._read.clear()
+            known = parse(endpoint, raw, headers, honour_cache_control=self._honour)
+            self._read[endpoint, raw] = known
+        return known
 
 
 def choices(request: Request) -> int:

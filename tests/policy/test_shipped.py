@@ -22,12 +22,13 @@ def test_the_shipped_book_is_whole():
     assert len(set(everything)) == len(everything)
 
 
-def test_what_goes_stale_is_never_matched_by_meaning_nor_kept_long():
+def test_what_goes_stale_is_not_kept_long_and_prices_are_never_matched_by_meaning():
     policy = Policy(load_folder(shipped()))
     for name in sorted(STALE):
         busy = policy.ruling(Controls(), None, (name, 0.9), load=1.0)
-        assert busy.mode == "exact"
         assert busy.ttl <= 15 * 60
+        assert busy.threshold >= policy.category("default").cache.threshold
+    assert policy.category("market-data").cache.mode == "exact"
 
 
 def test_law_and_medicine_are_the_strictest_and_never_offloaded():
