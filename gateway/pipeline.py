@@ -224,7 +224,7 @@ class Pipeline:
         self._open(x)
         known = await self._exact(x)
         if known is not None:
-            return self._reuse(x, known)
+            return await self._reuse(x, known)
         key = _flight_key(x)
         for _ in range(_REJOINS if key else 0):
             flight = self._flights.find(key)
@@ -253,7 +253,7 @@ class Pipeline:
                 case Reuse():
                     if flight:
                         flight.land(decision)
-                    return self._reuse(x, decision)
+                    return await self._reuse(x, decision)
                 case Refuse(error):
                     raise error
                 case Forward():
@@ -278,7 +278,7 @@ class Pipeline:
         outcome = await asyncio.shield(flight.landed)
         if isinstance(outcome, Reuse):
             x.decision = Join()
-            return self._reuse(x, outcome)
+            return await self._reuse(x, outcome)
         if outcome is None or not outcome.joinable:
             return None
         x.decision, x.entry = Join(), outcome.entry
@@ -287,20 +287,29 @@ class Pipeline:
         except GatewayError:
             return None
 
-    def _reuse(self, x: Exchange, hit: Reuse) -> Reply:
+    async def _reuse(self, x: Exchange, hit: Reuse) -> Reply:
         """Serve a stored answer in the form the caller asked for."""
         request = _request(x)
         x.decision = x.decision or hit
         x.entry = hit.entry
         hit.entry.hits += 1
-        document = replay.zero_usage(hit.document) if self._settings.zero_usage else hit.document
+        if len(hit.document) <= _OFF_LOOP:
+            body = self._replayed(request, hit.document)
+        else:
+            body = await asyncio.to_thread(self._replayed, request, hit.document)
         headers: CIMultiDict[str] = CIMultiDict()
         if not request.stream or request.endpoint == "embeddings":
             headers["Content-Type"] = "application/json"
-            return Reply(200, headers, document)
+            return Reply(200, headers, body)
         headers["Content-Type"] = "text/event-stream; charset=utf-8"
         headers["Cache-Control"] = "no-cache"
-        return Reply(200, headers, replay.stream(request.endpoint, document, request.wants_usage), sse=True)
+        return Reply(200, headers, body, sse=True)
+
+    def _replayed(self, request: Request, document: bytes) -> bytes:
+        body = replay.zero_usage(document) if self._settings.zero_usage else document
+        if not request.stream or request.endpoint == "embeddings":
+            return body
+        return replay.stream(request.endpoint, body, request.wants_usage)
 
     def _call(self, x: Exchange, model: Model, flight: Flight | None) -> Call:
         """Start the upstream call; with a flight, others may read it, and it stays open until stored."""

@@ -51,6 +51,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _RANDOM = random.Random(secrets.randbits(256))  # ids must not collide; nobody is kept from guessing them
 _PASS_KEEP = 64 << 10  # bytes in flight of a pass-through body
+_INLINE = 256 << 10  # bytes; a longer body is read on another thread
 _BUFFERED = 64 << 10  # bytes a connection takes at once, however slowly its client reads
 
 
@@ -142,8 +143,8 @@ class Server:
         if path == "/v1/feedback":
             _require(request, "POST")
             return _json(200, await self._feedback(x.tenant, _decode(await self._read(request))))
-        lists = request.method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/"))
-        if lists and any(model.name != "*" for model in self._fleet.models):
+        listed = any(model.name != "*" for model in self._fleet.models)
+        if request.method == "GET" and (path.startswith("/v1/models/") or (listed and path == "/v1/models")):
             return await self._models(x, unquote(path.removeprefix("/v1/models").removeprefix("/")))
         return await self._pass(request, x, path.removeprefix("/v1"))
 
@@ -153,7 +154,10 @@ class Server:
         self._admit()
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
-        x.request = self._reader.parse(endpoint, raw, request.headers)
+        if len(raw) <= _INLINE:
+            x.request = self._reader.parse(endpoint, raw, request.headers)
+        else:
+            x.request = await asyncio.to_thread(self._reader.parse, endpoint, raw, request.headers)
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)

@@ -427,6 +427,7 @@ def test_what_reuse_saved_is_counted(start: Start, backend: ScriptedBackend) -> 
     for _ in range(2):
         gateway.ask(FRANCE)
         gateway.settle()
+    time.sleep(0.2)  # counted after the last byte
     metrics = gateway.http.get(f"{gateway.admin}/metrics").text
     assert 'gateway_saved_dollars_total{category="default"} 10.0' in metrics
     assert 'gateway_saved_tokens_total{category="default",token_type="output"} 3.0' in metrics

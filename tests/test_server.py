@@ -292,3 +292,48 @@ def test_other_paths_count_against_the_bound_on_requests_in_progress(
     thread.join()
     assert (got.status_code, got.headers["retry-after"]) == (503, "1")
     assert gateway.http.get("/v1/files").status_code == 200
+
+
+def longest_wait(gateway: Running, work: Callable[[], Any]) -> float:
+    """The longest that `/livez` took, in seconds, while `work` ran."""
+    import threading
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    longest = 0.0
+    while thread.is_alive():
+        started = time.monotonic()
+        gateway.http.get("/livez")
+        longest = max(longest, time.monotonic() - started)
+    return longest
+
+
+def test_a_large_body_that_is_slow_to_read_holds_up_nobody(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    async def script(seen: Any) -> web.StreamResponse:
+        return web.json_response({})  # without reading the body, which would hold up this process
+
+    backend.script = script
+    padding = b",".join([b'{"a":1}'] * 1_000_000)
+    body = b'{"model":"m","messages":[{"role":"user","content":"\\u003a"}],"x":[' + padding + b"]}"
+
+    def send() -> None:
+        gateway.http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+
+    assert longest_wait(gateway, send) < 0.5
+
+
+def test_replaying_a_large_answer_holds_up_nobody(start: Start, backend: ScriptedBackend) -> None:
+    backend.reply = lambda seen: "word " * 1_600_000
+    gateway = start({"cache": {"shared_stream_bytes": 16 << 20, "max_entry_bytes": 16 << 20}})
+    gateway.ask(FRANCE)
+    gateway.settle()
+    got: list[Any] = []
+
+    def stream() -> None:
+        got.append(gateway.post("/v1/chat/completions", json.loads(question(stream=True))))
+
+    assert longest_wait(gateway, stream) < 0.4
+    assert got[0].headers["x-gateway-decision"] == "reuse"
+    assert got[0].text.endswith("data: [DONE]\n\n")
