@@ -90,9 +90,11 @@ class Lines:
         while not stopping:
             stopping = self._stop.wait(0.1)
             waiting = [self._lines.popleft() for _ in range(len(self._lines))]
-            if waiting:
+            try:
                 self._stream.write(b"".join(waiting).decode())
                 self._stream.flush()
+            except (OSError, ValueError):  # a full disk, a closed pipe: the next lines may fit again
+                _Queue.dropped += len(waiting)
 
 
 def dropped() -> int:
