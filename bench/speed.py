@@ -215,11 +215,13 @@ def latency(folder: Path, rounds: int) -> list[Row]:
     embedder = SentenceEmbedder("auto", "onnx-int8", cache=Path.home() / ".cache" / "semantic-gateway")
     asked = questions(300, seed=1)
 
-    def embed_alone() -> float:
+    def embed_alone(pause: float) -> float:
+        """p50 in milliseconds; a closed loop of requests leaves the processor idle between two embeddings too."""
         for text in asked[:20]:
             embedder.encode([text])
         times = []
         for text in asked:
+            time.sleep(pause)
             started = time.perf_counter()
             embedder.encode([text])
             times.append(time.perf_counter() - started)
@@ -229,7 +231,7 @@ def latency(folder: Path, rounds: int) -> list[Row]:
     with gateway(folder, engine.port) as ours:
         load(ours.port, [body(q) for q in asked], 4, 60.0, once=True)
         time.sleep(1.0)
-        series: dict[str, list[float]] = {"hit": [], "miss": [], "off": [], "alone": []}
+        series: dict[str, list[float]] = {"hit": [], "miss": [], "off": [], "alone": [], "paced": []}
         for turn in range(rounds):
             rephrased = [
                 body(f"{q[:-1]} please {'now ' * turn}?".replace("How would", "How could")) for q in asked
@@ -242,29 +244,30 @@ def latency(folder: Path, rounds: int) -> list[Row]:
             fresh = [body(q) for q in questions(300, seed=100 + turn)]
             series["miss"].append(load(ours.port, fresh, 1, 60.0, once=True)["p50"])
             series["off"].append(load(ours.port, [body(asked[0])], 1, 2.0, header=OFF)["p50"])
-            series["alone"].append(embed_alone())
+            series["alone"].append(embed_alone(0.0))
+            series["paced"].append(embed_alone(series["off"][-1] / 1000))
     engine.stop()
-    hit = statistics.median(h - e for h, e in zip(series["hit"], series["alone"], strict=True))
-    miss = statistics.median(
-        m - o - e for m, o, e in zip(series["miss"], series["off"], series["alone"], strict=True)
-    )
     middle = {name: statistics.median(values) for name, values in series.items()}
-    rows.append(
-        Row(
-            "semantic hit, p50 beyond the embedding alone, 1 connection",
-            f"{hit:+.2f} ms ({middle['hit']:.2f} / {middle['alone']:.2f} ms)",
-            "≤ +1 ms",
-            hit <= 1.0,
+    for alone, how in (("alone", "in a tight loop"), ("paced", "at the same pace")):
+        hit = statistics.median(h - e for h, e in zip(series["hit"], series[alone], strict=True))
+        beyond = zip(series["miss"], series["off"], series[alone], strict=True)
+        miss = statistics.median(m - o - e for m, o, e in beyond)
+        rows.append(
+            Row(
+                f"semantic hit, p50 beyond the embedding alone {how}, 1 connection",
+                f"{hit:+.2f} ms ({middle['hit']:.2f} / {middle[alone]:.2f} ms)",
+                "≤ +1 ms",
+                hit <= 1.0,
+            )
         )
-    )
-    rows.append(
-        Row(
-            "miss, p50 beyond forwarding and the embedding alone, 1 connection",
-            f"{miss:+.2f} ms ({middle['miss']:.2f} / {middle['off']:.2f} + {middle['alone']:.2f} ms)",
-            "≤ +1 ms",
-            miss <= 1.0,
+        rows.append(
+            Row(
+                f"miss, p50 beyond forwarding and the embedding alone {how}, 1 connection",
+                f"{miss:+.2f} ms ({middle['miss']:.2f} / {middle['off']:.2f} + {middle[alone]:.2f} ms)",
+                "≤ +1 ms",
+                miss <= 1.0,
+            )
         )
-    )
     return rows
 
 

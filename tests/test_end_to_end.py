@@ -68,8 +68,8 @@ class Process:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(self.file)]
-        self._log = open(self.file.parent / "gateway.log", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=self._log)
+        with open(self.file.parent / "gateway.log", "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
         wait_until(lambda: self.http.get("/readyz").status_code == 200)
 
     def ask(self, question: str, **headers: str) -> httpx.Response:
@@ -79,12 +79,10 @@ class Process:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._log.close()
 
     def close(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(30)
-        self._log.close()
         self.http.close()
         return code
 

@@ -6,6 +6,7 @@ never lets a caller's thread touch what it owns. All async methods belong to the
 """
 
 import asyncio
+import ctypes
 import logging
 import threading
 import time
@@ -469,6 +470,7 @@ class Worker:
         elif self._indexes.settle(self._rebuild):
             self.counts.rebuilds += 1
             self._rebuild = self._builder = None
+            _give_back()
         else:
             self._build()
 
@@ -485,6 +487,16 @@ class Worker:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             log.debug("the loop is closed; nobody waits for this any more")
+
+
+def _give_back() -> None:
+    """The index a rebuild replaced, and the copies it was made from, are large: return them to the system.
+
+    glibc keeps freed memory for itself otherwise; other C libraries have no such call and need none.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _deliver(outcomes: list[Outcome]) -> None:

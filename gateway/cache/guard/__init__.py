@@ -5,6 +5,7 @@ never raise, never be slow on hostile input, and never loosen anything: None mea
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from gateway.cache.guard import code, content, entities, form, language, numbers, order, polarity
@@ -34,6 +35,11 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
+@lru_cache(maxsize=1024)
+def _facts(text: str) -> Facts:
+    return Facts(text)
+
+
 class Guard:
     """Compares two texts by the named checks (all of them by default)."""
 
@@ -47,7 +53,8 @@ class Guard:
         return f"Guard({', '.join(name for name, _ in self._checks)})"
 
     def facts(self, text: str) -> Facts:
-        return Facts(text)
+        """The text's analysis; those of recent texts are kept, as a popular entry is compared again and again."""
+        return _facts(text)
 
     def verdict(self, asked: Facts, stored: Facts) -> str | None:
         """The first check that disagrees, or None. The same text always agrees with itself."""
