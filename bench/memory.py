@@ -36,12 +36,11 @@ def memory(entries: int = ENTRIES) -> tuple[str, str, str, bool]:
 
 async def measure(entries: int) -> tuple[float, float]:
     """(bytes an entry, seconds to build): catalogue and vectors, as the running gateway keeps them."""
-    from gateway.embedding.worker import Worker
-    from gateway.index.partitions import Partitions
-
     from gateway.cache.catalog import Catalog, random_id
     from gateway.cache.quota import Ledger
+    from gateway.embedding.worker import Worker
     from gateway.exchange import Entry
+    from gateway.index.partitions import Partitions
 
     def no_embedder() -> object:
         raise RuntimeError("this measurement embeds nothing")
