@@ -44,6 +44,7 @@ def start(commands: Path, folder: Path, engine: int, *, cache: bool) -> tuple[su
         )
     )
     environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # no keys on either side
     command = [str(commands / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
