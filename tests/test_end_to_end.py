@@ -100,6 +100,7 @@ def launch(tmp_path: Path, model_cache: Path, backend: ScriptedBackend) -> Itera
     for process in running:
         if process.process.poll() is None:
             process.close()
+        process.http.close()
 
 
 @pytest.fixture
@@ -161,6 +162,7 @@ def test_a_restart_keeps_semantic_hits_and_embeds_nothing_again(launch: Callable
     gateway.ask(FRANCE)
     wait_until(lambda: gateway.http.get(f"{gateway.admin}/cache").json()["entries"] == 1)
     assert gateway.close() == 0
+    gateway.http.close()
     gateway.http = httpx.Client(base_url=f"http://127.0.0.1:{gateway.port}", timeout=30)
     gateway.start()
     hit = gateway.ask(PARAPHRASE)

@@ -25,7 +25,8 @@ def relations(facts: Facts) -> frozenset[tuple[str, str]]:
 
 
 def order(asked: Facts, stored: Facts) -> bool:
-    if any((to, start) in stored.of(relations) for start, to in asked.of(relations)):
+    mine, theirs = asked.of(relations), stored.of(relations)
+    if any((to, start) in theirs - mine for start, to in mine - theirs):
         return False
     left, right = asked.of(sequence), stored.of(sequence)
     if len(left) == len(right) and left != right and sorted(left) == sorted(right):

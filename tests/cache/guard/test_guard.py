@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.cache.guard import CHECKS, Guard
+from gateway.cache.guard.facts import Facts
 
 CASES = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text(encoding="utf-8"))
 GUARD = Guard()
@@ -81,6 +82,12 @@ def test_a_text_agrees_with_itself(text: str) -> None:
 def test_no_check_but_context_objects_to_equal_facts(text: str) -> None:
     one, two = GUARD.facts(text), GUARD.facts(text)
     assert {name for name, agrees in CHECKS.items() if not agrees(one, two)} <= {"context"}
+
+
+def test_a_relation_told_both_ways_round_contradicts_nobody() -> None:
+    both = "How do I convert miles to kilometres, or kilometres to miles?"
+    assert CHECKS["order"](Facts(both), Facts(both))
+    assert not CHECKS["order"](Facts("convert miles to kilometres"), Facts("convert kilometres to miles"))
 
 
 @settings(max_examples=300)
