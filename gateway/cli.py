@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Config, ConfigFault, build, load
+from gateway.errors import GatewayError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except ConfigFault as fault:
+    except (ConfigFault, GatewayError) as fault:  # a policy book's faults are of the second kind
         print(fault, file=sys.stderr)
         return 1
 
@@ -86,9 +87,9 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _with_flags(config: Config, options: argparse.Namespace) -> Config:
-    port = getattr(options, "port", None) or (
-        int(os.environ["PORT"]) if os.environ.get("PORT", "").isdigit() else None
-    )
+    port = getattr(options, "port", None)
+    if port is None and os.environ.get("PORT", "").isdigit():
+        port = int(os.environ["PORT"])
     listen = {"host": getattr(options, "host", None), "port": port}
     admin = {"port": getattr(options, "admin_port", None)}
     return config.model_copy(
