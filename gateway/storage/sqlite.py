@@ -324,12 +324,14 @@ class _File:
 
     def _has_schema(self, db: Database) -> bool:
         """Whether our tables are in place; StoreError when the file is not ours to touch."""
+        # Tables first: another process may create them at this very moment, and marks them in the same commit.
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         owner, version = _pragma(db, "application_id"), _pragma(db, "user_version")
         if owner == _APPLICATION and version == _SCHEMA_VERSION:
             return True
         if owner == _APPLICATION:
             raise StoreError(f"{self.path} has schema {version}, this gateway knows {_SCHEMA_VERSION}")
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if tables:
             raise StoreError(f"{self.path} is some other program's database")
         return False
 
