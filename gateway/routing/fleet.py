@@ -72,17 +72,6 @@ class Fleet:
     def backends(self) -> list[Backend]:
         return [backend for model in self._models.values() for backend in model.backends]
 
-    def backend(self, id: str) -> Backend:
-        """The backend with this id.
-
-        Raises:
-            NotFound: there is none.
-        """
-        for backend in self.backends:
-            if backend.id == id:
-                return backend
-        raise NotFound(f"No backend has the id '{id}'.", code="backend_not_found")
-
     @property
     def default(self) -> Model:
         """Who gets requests that name no model: the entry "*", or the first listed."""
