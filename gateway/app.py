@@ -25,7 +25,7 @@ from gateway.cache.flight import Flights
 from gateway.cache.guard import CHECKS, Guard
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
-from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, StoreConfig
+from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, ModelConfig, StoreConfig
 from gateway.embedding.worker import Worker
 from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.index.partitions import Partitions
@@ -486,7 +486,7 @@ def _models(config: Config) -> list[Model]:
     return [
         Model(
             model.name,
-            tuple(_backend(model.name, i, backend) for i, backend in enumerate(model.backends)),
+            tuple(_backend(model, i, backend) for i, backend in enumerate(model.backends)),
             model.price.input / 1e6,
             model.price.output / 1e6,
         )
@@ -494,14 +494,19 @@ def _models(config: Config) -> list[Model]:
     ]
 
 
-def _backend(model: str, place: int, config: BackendConfig) -> Backend:
+def _backend(model: ModelConfig, place: int, config: BackendConfig) -> Backend:
+    price = config.price or model.price
     return Backend(
-        id=f"{model}/{place}" if model != "*" else f"any/{place}",
+        id=f"{model.name}/{place}" if model.name != "*" else f"any/{place}",
         url=config.url,
         model=config.model,
         api_key=config.api_key,
         weight=config.weight,
         stream_usage=config.stream_usage,
+        price_input=price.input / 1e6,
+        price_output=price.output / 1e6,
+        region=config.region,
+        max_in_flight=config.max_in_flight,
     )
 
 

@@ -14,6 +14,18 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+Strategy = Literal[
+    "least-completion",
+    "two-choices",
+    "least-in-flight",
+    "weighted",
+    "lowest-cost",
+    "affinity",
+    "rotation",
+    "random",
+]
+Priority = Literal["interactive", "standard", "batch"]
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -59,12 +71,23 @@ class Admin(_Section):
         return self
 
 
+class Price(_Section):
+    """Dollars per million tokens."""
+
+    input: float = Field(0.0, ge=0)
+    output: float = Field(0.0, ge=0)
+
+
 class BackendConfig(_Section):
     url: str  # the engine's base URL, as an OpenAI SDK would take it
     model: str | None = None  # the engine's own name for the model
     api_key: str = ""
     weight: float = Field(1.0, gt=0)
     stream_usage: bool = True  # the engine understands stream_options.include_usage
+    max_in_flight: int | None = Field(None, ge=1)  # requests; None: learned from rejections and its queue
+    price: Price | None = None  # where it differs from the model's
+    region: str = ""
+    metrics: str = "auto"  # URL of the engine's own metrics; auto: /metrics beside /v1; off
 
     @field_validator("url")
     @classmethod
@@ -75,22 +98,66 @@ class BackendConfig(_Section):
         return url.rstrip("/")
 
 
-class Price(_Section):
-    """Dollars per million tokens."""
+class MirrorConfig(_Section):
+    """A backend that gets a copy of some requests; its answers are read and discarded."""
 
-    input: float = Field(0.0, ge=0)
-    output: float = Field(0.0, ge=0)
+    backend: BackendConfig
+    share: float = Field(0.01, gt=0, le=1)
 
 
 class ModelConfig(_Section):
     name: str = Field(min_length=1)
     backends: tuple[BackendConfig, ...] = Field(min_length=1)
     price: Price = Price()
+    strategy: Strategy | None = None  # None: routing.strategy
+    fallback: tuple[str, ...] = ()  # models asked, in this order, when none of its backends can answer
+    mirror: MirrorConfig | None = None
+
+
+class HedgeConfig(_Section):
+    """A second request to another backend when the first is slower than usual, before its first byte."""
+
+    quantile: float = Field(0.95, gt=0.5, lt=1)  # of the model's time to first token
+    share: float = Field(0.0, ge=0, le=0.2)  # of the model's requests at most; 0: never
+
+
+class QueueConfig(_Section):
+    """Where requests wait when every backend of their model is full."""
+
+    size: int = Field(1024, ge=0)  # requests, of one model
+    seconds: float = Field(30.0, gt=0)  # longest wait, where the caller sets no deadline
+
+
+class RoutingConfig(_Section):
+    strategy: Strategy = "least-completion"
+    queue: QueueConfig = QueueConfig()
+    hedge: HedgeConfig = HedgeConfig()
+    retry_share: float = Field(0.2, ge=0, le=1)  # retries per request over time, refusals not counted
+    first_byte_seconds: float = Field(600.0, gt=0)
+    ejection_failures: int = Field(5, ge=1)  # in a row
+    ejection_seconds: float = Field(10.0, gt=0)  # doubled each time, at most tenfold
+    probe_seconds: float = Field(5.0, gt=0)  # between looks at an ejected backend
+    scrape_seconds: float = Field(2.0, gt=0)  # between readings of engines' metrics
+    stale_seconds: float = Field(6.0, gt=0)  # an older reading is unknown
+
+
+class AdaptConfig(_Section):
+    """How load shapes cache policies: λ = clamp((x - 1) / (x_max - 1), 0, 1), x the weighted load ratio."""
+
+    enabled: bool = True
+    latency_target: float = Field(10.0, gt=0)  # seconds, P95 of a model's whole answers
+    queue_target: float = Field(8.0, gt=0)  # requests waiting a backend
+    latency_weight: float = Field(0.5, ge=0, le=1)  # the queue has the rest
+    x_max: float = Field(3.0, gt=1)
+    smoothing_seconds: float = Field(300.0, gt=0)
+    hysteresis: float = Field(0.1, ge=0, lt=1)
+    false_hit_limit: float = Field(0.05, gt=0, le=1)  # beyond it a category is frozen at its own policy
 
 
 class TenantConfig(_Section):
     name: str = Field(min_length=1, max_length=128)
     keys: tuple[str, ...] = Field(min_length=1)
+    priority: Priority = "standard"
 
     @field_validator("keys")
     @classmethod
@@ -156,12 +223,17 @@ class Config(_Section):
     store: StoreConfig = StoreConfig()
     policies: Path | None = None  # None: the shipped book
     cache: CacheConfig = CacheConfig()
+    routing: RoutingConfig = RoutingConfig()
+    adapt: AdaptConfig = AdaptConfig()
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _unique(self) -> "Config":
         _refuse_repeats("models", [m.name for m in self.models])
+        unknown = {name for m in self.models for name in m.fallback} - {m.name for m in self.models}
+        if unknown:
+            raise ValueError(f"models: fallback names no listed model: {', '.join(sorted(unknown))}")
         _refuse_repeats("tenants", [t.name for t in self.tenants])
         _refuse_repeats("tenants.keys", [key for t in self.tenants for key in t.keys], secret=True)
         return self

@@ -53,6 +53,24 @@ class Request:
     )  # computed once each
 
 
+Priority = Literal["interactive", "standard", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request will cost an engine, as far as it can be known before it is sent, and how urgent it is."""
+
+    prompt: int  # tokens, estimated from bytes
+    output: int  # tokens, predicted from history of its model and category
+    model: str = ""
+    category: str = ""
+    tenant: str = ""
+    priority: Priority = "standard"
+    deadline: float | None = None  # monotonic seconds by which the first byte must have come
+    session: str = ""  # whose conversation this is; empty where unknown
+    prefix: tuple[int, ...] = ()  # hashes of the prompt's leading blocks, shortest first
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts as the engine reported them; 0 where it did not."""
@@ -196,6 +214,7 @@ class Exchange:
     candidates: list[Candidate] = field(default_factory=list)  # semantic, guard
     similarity: float | None = None  # semantic: of the neighbour that decided
     threshold: float | None = None  # semantic: what that neighbour had to reach
+    work: Work | None = None  # decide: what a forward will cost
     decision: Decision | None = None  # decide
     entry: Entry | None = None  # reused, or written under this id
     backend: str = ""  # perform

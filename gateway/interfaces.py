@@ -4,12 +4,12 @@ Colour says where it runs: sync methods are CPU-bound and run on the worker thre
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.exchange import Entry, Record
+from gateway.exchange import Entry, Record, Work
 
 Vector = NDArray[np.float32]
 
@@ -82,16 +82,29 @@ class DocumentStore(Protocol):
 
 
 class Load(Protocol):
-    """What a strategy may know of a backend."""
+    """What a strategy may know of a backend. Seconds of the caller's clock throughout."""
 
-    in_flight: int
+    id: str
     weight: float
+    in_flight: int  # requests
+
+    def price(self, work: Work) -> float:
+        """Dollars this work would cost here."""
+
+    def expected(self, work: Work, now: float) -> float:
+        """Seconds until this work would be complete here, were it sent now."""
+
+    def pressure(self, now: float) -> float:
+        """Load factor: 0 idle, 1 at capacity, more beyond it."""
+
+    def warm(self, work: Work, now: float) -> int:
+        """Prompt tokens of this work that the engine probably has in its prefix cache."""
 
 
 B = TypeVar("B", bound=Load)
 
 
 class RoutingStrategy(Protocol):
-    """Which of the available backends takes this request. Pure: no I/O, no clock of its own."""
+    """Which of the available backends takes this work. Pure: no I/O, no clock of its own."""
 
-    def pick(self, available: Sequence[B], exchange: Any) -> B | None: ...
+    def pick(self, available: Sequence[B], work: Work, now: float) -> B | None: ...

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.errors import NotFound, Overloaded
-from gateway.exchange import Exchange
+from gateway.exchange import Work
 from gateway.interfaces import RoutingStrategy
 
 
@@ -23,10 +23,26 @@ class Backend:
     api_key: str
     weight: float
     stream_usage: bool
+    price_input: float = 0.0  # dollars a token
+    price_output: float = 0.0
+    region: str = ""
+    max_in_flight: int | None = None
     in_flight: int = 0
     requests: int = 0
     failures: int = 0  # connections refused, broken or timed out
     draining: bool = False
+
+    def price(self, work: Work) -> float:
+        return work.prompt * self.price_input + work.output * self.price_output
+
+    def expected(self, work: Work, now: float) -> float:
+        return float(self.in_flight + 1)
+
+    def pressure(self, now: float) -> float:
+        return self.in_flight / (self.max_in_flight or 32)
+
+    def warm(self, work: Work, now: float) -> int:
+        return 0
 
     def state(self) -> dict[str, Any]:
         """What the admin API shows; never a key."""
@@ -92,14 +108,14 @@ class Fleet:
             )
         return model
 
-    def lease(self, model: Model, exchange: Exchange, tried: set[str]) -> "Lease":
+    def lease(self, model: Model, work: Work, tried: set[str], now: float) -> "Lease":
         """A place on the backend the strategy picks among those not yet tried.
 
         Raises:
             Overloaded: no backend is left.
         """
         available = [b for b in model.backends if not b.draining and b.id not in tried]
-        backend = self._strategy.pick(available, exchange)
+        backend = self._strategy.pick(available, work, now)
         if backend is None:
             raise Overloaded(f"No backend is available for the model '{model.name}'.", code="no_backend")
         return Lease(backend)

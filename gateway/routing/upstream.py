@@ -6,6 +6,7 @@ of the model is tried, as long as no byte has come back.
 
 import asyncio
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Work
 from gateway.routing.fleet import Backend, Fleet, Model
 
+_UNKNOWN = Work(prompt=0, output=0)
 _LARGE = 1 << 20  # bytes; a longer body is written in pieces, so that others get their turn
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -68,7 +70,7 @@ class Upstream:
         tried: set[str] = set()
         stale = 0
         while True:
-            with self._fleet.lease(model, exchange, tried) as backend:
+            with self._fleet.lease(model, exchange.work or _UNKNOWN, tried, time.monotonic()) as backend:
                 into.backend = backend.id
                 try:
                     payload = body(backend)
