@@ -37,7 +37,11 @@ from gateway.policy.live import LivePolicy
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
+from gateway.routing.dispatch import Dispatch, Terms
 from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.routing.health import Health, Prober
+from gateway.routing.mirror import Mirror
+from gateway.routing.scrape import LIMIT, Report, Scraper, metrics_url
 from gateway.routing.strategies import LeastInFlight
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
@@ -97,10 +101,12 @@ class App:
         await self.policy.restore()
         self.fleet = Fleet(_models(config), LeastInFlight())
         self.upstream = Upstream(
-            self.fleet,
             connections=config.limits.connections,
             connect=config.limits.connect_seconds,
             idle=config.limits.upstream_idle_seconds,
+        )
+        self.dispatch = Dispatch(
+            self.fleet, self.upstream, _terms(config, lambda: self.tenants.open), Mirror()
         )
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
@@ -112,7 +118,7 @@ class App:
             self.worker,
             lambda: self.policy.current,
             self.fleet,
-            self.upstream,
+            self.dispatch,
             self.metrics,
             Settings(
                 max_entry_bytes=config.cache.max_entry_bytes,
@@ -127,6 +133,30 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
+        routing = self.config.routing
+        prober = Prober(
+            lambda: self.fleet.backends,
+            self.upstream.look,
+            seconds=routing.probe_seconds,
+            clock=time.monotonic,
+        )
+        scraper = Scraper(
+            lambda: {b.metrics for b in self.fleet.backends if b.metrics},
+            lambda url: self.upstream.fetch_text(url, limit=LIMIT, seconds=routing.scrape_seconds),
+            self._reported,
+            seconds=routing.scrape_seconds,
+        )
+        self._spawn(prober.run())
+        self._spawn(scraper.run())
+
+    def _reported(self, url: str, report: Report) -> None:
+        for backend in self.fleet.backends:
+            if backend.metrics == url:
+                backend.report = report
 
     def _data_server(self) -> Server:
         limits = self.config.limits
@@ -134,7 +164,7 @@ class App:
             self.pipeline,
             self.tenants,
             self.fleet,
-            self.upstream,
+            self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
             feedback=self._feedback,
@@ -276,6 +306,7 @@ class App:
         await self.pipeline.drain(2.0)
         for task in list(self._background):
             task.cancel()
+        await self.dispatch.close()
         await self.upstream.close()
         await self.writer.close()
         await self.worker.close()
@@ -390,29 +421,38 @@ class App:
             (),
             [((), self.worker.state == "ready")],
         )
-        backends = self.fleet.backends
-        label = ("backend",)
-        yield (
-            "gateway_backend_in_flight",
-            "Requests at a backend.",
-            "gauge",
-            label,
-            [((b.id,), b.in_flight) for b in backends],
-        )
-        yield (
-            "gateway_backend_requests",
-            "Requests sent.",
-            "counter",
-            label,
-            [((b.id,), b.requests) for b in backends],
-        )
-        yield (
-            "gateway_backend_failures",
-            "Connections that failed.",
-            "counter",
-            label,
-            [((b.id,), b.failures) for b in backends],
-        )
+        yield from self._routing_readings()
+
+    def _routing_readings(self) -> Iterator[Reading]:
+        backends, dispatch, now = self.fleet.backends, self.dispatch, time.monotonic()
+        each: list[tuple[str, str, str, Callable[[Backend], float]]] = [
+            ("gateway_backend_in_flight", "Requests at a backend.", "gauge", lambda b: b.in_flight),
+            ("gateway_backend_requests", "Requests sent.", "counter", lambda b: b.requests),
+            ("gateway_backend_failures", "Requests it failed.", "counter", lambda b: b.failures),
+            ("gateway_backend_ejections", "Times it was ejected.", "counter", lambda b: b.health.ejections),
+            ("gateway_backend_ejected", "1 while ejected.", "gauge", lambda b: b.health.ejected),
+            (
+                "gateway_backend_throttled",
+                "1 while left alone at its own wish.",
+                "gauge",
+                lambda b: b.health.throttled_until > now,
+            ),
+            ("gateway_backend_draining", "1 while drained.", "gauge", lambda b: b.draining),
+        ]
+        for name, text, kind, value in each:
+            yield name, text, kind, ("backend",), [((b.id,), value(b)) for b in backends]
+        hedges = {"sent": dispatch.hedges_sent, "won": dispatch.hedges_won}
+        counted: list[tuple[str, str, str, dict[str, int]]] = [
+            ("gateway_retries", "Further tries, by what went before.", "reason", dispatch.retries),
+            ("gateway_fallbacks", "Answers of a fallback model.", "model", dispatch.fallbacks),
+            ("gateway_refusals", "Requests that found no place.", "code", dispatch.refusals),
+            ("gateway_hedges", "Second requests beside a slow first.", "outcome", hedges),
+            ("gateway_mirrored", "Copies to mirrors.", "outcome", dispatch.mirror.counts()),
+        ]
+        for name, text, what, counts in counted:
+            yield name, text, "counter", (what,), [((key,), count) for key, count in counts.items()]
+        left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
+        yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
@@ -486,27 +526,43 @@ def _models(config: Config) -> list[Model]:
     return [
         Model(
             model.name,
-            tuple(_backend(model, i, backend) for i, backend in enumerate(model.backends)),
+            tuple(_backend(config, model, i, backend) for i, backend in enumerate(model.backends)),
             model.price.input / 1e6,
             model.price.output / 1e6,
+            model.fallback,
+            _backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
+            model.mirror.share if model.mirror else 0.0,
         )
         for model in config.models
     ]
 
 
-def _backend(model: ModelConfig, place: int, config: BackendConfig) -> Backend:
-    price = config.price or model.price
+def _terms(config: Config, own_credentials: Callable[[], bool]) -> Terms:
+    routing = config.routing
+    return Terms(
+        retry_share=routing.retry_share,
+        first_byte=routing.first_byte_seconds,
+        hedge_share=routing.hedge.share,
+        hedge_quantile=routing.hedge.quantile,
+        own_credentials=own_credentials,
+    )
+
+
+def _backend(config: Config, model: ModelConfig, place: int | str, backend: BackendConfig) -> Backend:
+    price, routing = backend.price or model.price, config.routing
     return Backend(
         id=f"{model.name}/{place}" if model.name != "*" else f"any/{place}",
-        url=config.url,
-        model=config.model,
-        api_key=config.api_key,
-        weight=config.weight,
-        stream_usage=config.stream_usage,
+        url=backend.url,
+        model=backend.model,
+        api_key=backend.api_key,
+        weight=backend.weight,
+        stream_usage=backend.stream_usage,
         price_input=price.input / 1e6,
         price_output=price.output / 1e6,
-        region=config.region,
-        max_in_flight=config.max_in_flight,
+        region=backend.region,
+        max_in_flight=backend.max_in_flight,
+        metrics=metrics_url(backend.url, backend.metrics),
+        health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
     )
 
 

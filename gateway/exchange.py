@@ -218,5 +218,7 @@ class Exchange:
     decision: Decision | None = None  # decide
     entry: Entry | None = None  # reused, or written under this id
     backend: str = ""  # perform
+    fallback: str = ""  # perform: the model that answered in place of the one asked for
+    attempts: int = 0  # perform: backends asked
     status: int = 0  # perform
     marks: dict[str, float] = field(default_factory=dict)  # step → seconds

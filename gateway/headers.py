@@ -34,9 +34,11 @@ def tell(x: Exchange, headers: Any) -> None:
         headers["x-gateway-category"] = x.ruling.category if x.ruling else decision.entry.category
         headers["Age"] = str(max(int(time.time() - decision.entry.created), 0))
     if x.request is not None:
-        headers["x-gateway-model"] = _shown(x.request.model)
+        headers["x-gateway-model"] = _shown(x.fallback or x.request.model)
     if x.backend:
         headers["x-gateway-backend"] = x.backend
+    if x.attempts > 1:
+        headers["x-gateway-attempts"] = str(x.attempts)
 
 
 def _shown(text: str) -> str:

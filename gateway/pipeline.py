@@ -25,9 +25,10 @@ from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, R
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, is_plain_sse, to_client, to_upstream
-from gateway.routing.upstream import Upstream
+from gateway.routing.upstream import Sent
 from gateway.wire import answer, replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
 
@@ -69,7 +70,7 @@ class Pipeline:
         worker: Looker,
         policy: Callable[[], Any],
         fleet: Fleet,
-        upstream: Upstream,
+        dispatch: Dispatch,
         metrics: Metrics,
         settings: Settings,
         clock: Callable[[], float] = time.time,
@@ -79,7 +80,7 @@ class Pipeline:
         self._worker = worker
         self._policy = policy
         self._fleet = fleet
-        self._upstream = upstream
+        self._dispatch = dispatch
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
@@ -339,47 +340,38 @@ class Pipeline:
 
     async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
         request = _request(x)
-        asked: Backend | None = None
-        refused = False  # an engine has refused our own `stream_options`
 
-        def body(backend: Backend) -> bytes:
-            nonlocal asked
-            asked = backend
-            asks = asks_usage and backend.stream_usage and not refused
-            call.usage_added = asks and not request.wants_usage
-            return rewrite(request, model=backend.model, include_usage=asks)
-
-        def headers(backend: Backend) -> CIMultiDict[str]:
+        def prepare(asked: Model, backend: Backend) -> Sent:
+            asks = asks_usage and backend.stream_usage
+            added = asks and not request.wants_usage
+            name = backend.model or (asked.name if asked is not model else None)
             sent = to_upstream(
                 x.headers,
                 api_key=backend.api_key,
                 trust_client=self._settings.trust_client_key(),
                 request_id=x.request_id,
             )
-            if call.usage_added:  # a chunk can be taken out of plain text only
+            if added:  # a chunk can be taken out of plain text only
                 sent["Accept-Encoding"] = "identity"
             elif x.entry is not None:
                 accept_readable(sent)
-            return sent
+            return Sent(sent, rewrite(request, model=name, include_usage=asks), added)
 
         path = _PATHS[request.endpoint] + x.query
-        into = _UsageProbe(call) if asks_usage else call
-        await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=into)
-        if isinstance(into, _UsageProbe) and not await into.understood():
-            refused = True
-            if asked is not None:
-                asked.stream_usage = False
-            await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=call)
+        hold = 0 if request.stream else self._settings.shared_stream_bytes
+        await self._dispatch.send(x, model, "POST", path, prepare=prepare, into=call, hold=hold)
 
     async def _read(self, x: Exchange, call: Call, *, follower: bool = False) -> Reply | None:
         """The call's answer for one reader; None for a follower of a call that did not succeed."""
         reader = call.subscribe()
         try:
             await reader.head()
-            x.backend = call.backend
-            if follower and call.status >= 300:
+            if follower and (call.status >= 300 or call.fallback):
                 reader.leave()
                 return None
+            x.backend, x.attempts = call.backend, call.attempts
+            if call.fallback:  # neither kept nor shared as the answer of the model that was asked for
+                x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
             sse = is_plain_sse(call.headers)
@@ -430,6 +422,8 @@ class Pipeline:
         if whole is None or not 200 <= call.status < 300:
             return
         head = call.headers
+        if call.fallback:
+            x.entry, model = None, self._fleet.model(call.fallback)
         if x.entry is None and not request.stream and "Content-Encoding" not in head:
             used = replay.usage(whole)  # all there is to learn of an answer that is not kept
             self._metrics.used(model.name, used.prompt, used.completion)
@@ -457,40 +451,6 @@ class Pipeline:
         """Wait for calls in progress and their storing, within a bound."""
         if self._calls:
             await asyncio.wait(set(self._calls), timeout=seconds)
-
-
-class _UsageProbe:
-    """Between an engine and a call: holds back a refusal that our own `stream_options` may have caused."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._refusal: tuple[int, Any] | None = None
-        self._body = bytearray()
-        self.status = 0
-        self.backend = ""
-
-    def begin(self, status: int, headers: Any) -> None:
-        self._call.backend, self.status = self.backend, status
-        if status in (400, 422) and self._call.usage_added:
-            self._refusal = (status, headers)
-        else:
-            self._call.begin(status, headers)
-
-    async def feed(self, chunk: bytes) -> None:
-        if self._refusal is None:
-            await self._call.feed(chunk)
-        else:
-            self._body += chunk
-
-    async def understood(self) -> bool:
-        """False: ask again without the option, which this engine does not know."""
-        if self._refusal is None:
-            return True
-        if b"stream_options" in self._body or b"include_usage" in self._body:
-            return False
-        self._call.begin(*self._refusal)
-        await self._call.feed(bytes(self._body))
-        return True
 
 
 async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:

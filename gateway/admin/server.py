@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -32,7 +33,7 @@ from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
 from gateway.policy.live import LivePolicy
 from gateway.record import Receipts
-from gateway.routing.fleet import Fleet
+from gateway.routing.fleet import Backend, Fleet
 from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
@@ -102,6 +103,8 @@ class AdminServer:
                 web.get("/cache/entries/{id}", self._read_entry),
                 web.post("/cache/purge", self._purge),
                 web.get("/backends", self._backends),
+                web.post("/backends/{id:.+}/drain", self._drain),
+                web.post("/backends/{id:.+}/enable", self._enable),
             ]
         )
         return app
@@ -317,6 +320,27 @@ class AdminServer:
                 ]
             }
         )
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        """Take a backend out of service; requests it has run to their end."""
+        backend = self._backend(request)
+        backend.draining = True
+        return _answer(backend.state())
+
+    async def _enable(self, request: web.Request) -> web.Response:
+        """Back into service, ejected or paused as it may be."""
+        backend = self._backend(request)
+        backend.draining = False
+        backend.health.reset()
+        return _answer(backend.state())
+
+    def _backend(self, request: web.Request) -> Backend:
+        id = unquote(request.match_info["id"])  # it holds a slash, plain or encoded
+        for backend in self._fleet.backends:
+            if backend.id == id:
+                log.info("backend %s: %s", id, request.path.rsplit("/", 1)[1])
+                return backend
+        raise NotFound(f"There is no backend '{id[:100]}'.", code="backend_not_found")
 
 
 def _find_category(book: Book, name: str) -> dict[str, Any]:

@@ -4,13 +4,15 @@ A lease spans the whole body, so in-flight counts are right under errors and can
 never counted down for a client's mistake: only connections that fail are failures.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.errors import NotFound, Overloaded
 from gateway.exchange import Work
 from gateway.interfaces import RoutingStrategy
+from gateway.routing.health import Health, Kind
 
 
 @dataclass(slots=True)
@@ -31,6 +33,9 @@ class Backend:
     requests: int = 0
     failures: int = 0  # connections refused, broken or timed out
     draining: bool = False
+    metrics: str | None = None  # URL of the engine's own metrics
+    report: Any = None  # its last reading
+    health: Health = field(default_factory=Health)
 
     def price(self, work: Work) -> float:
         return work.prompt * self.price_input + work.output * self.price_output
@@ -55,6 +60,7 @@ class Backend:
             "requests": self.requests,
             "failures": self.failures,
             "draining": self.draining,
+            **self.health.state(time.monotonic()),
         }
 
 
@@ -66,6 +72,16 @@ class Model:
     backends: tuple[Backend, ...]
     price_input: float  # dollars a token
     price_output: float
+    fallback: tuple[str, ...] = ()  # models asked when none of the backends can answer
+    mirror: Backend | None = None  # gets copies; its answers are discarded
+    mirror_share: float = 0.0
+
+
+class Ticket:
+    """A place in the queue."""
+
+    def leave(self, now: float) -> None:
+        """The client went away while it waited."""
 
 
 class Fleet:
@@ -108,34 +124,62 @@ class Fleet:
             )
         return model
 
-    def lease(self, model: Model, work: Work, tried: set[str], now: float) -> "Lease":
-        """A place on the backend the strategy picks among those not yet tried.
+    def arrive(
+        self,
+        model: Model,
+        work: Work,
+        now: float,
+        placed: "Callable[[Lease], None]",
+        tried: frozenset[str] = frozenset(),
+    ) -> Ticket:
+        """A place on the backend the strategy picks among those available and not yet tried.
 
         Raises:
             Overloaded: no backend is left.
         """
-        available = [b for b in model.backends if not b.draining and b.id not in tried]
+        available = [
+            b for b in model.backends if not b.draining and b.id not in tried and b.health.available(now)
+        ]
         backend = self._strategy.pick(available, work, now)
         if backend is None:
             raise Overloaded(f"No backend is available for the model '{model.name}'.", code="no_backend")
-        return Lease(backend)
+        placed(Lease(backend))
+        return Ticket()
+
+    def tick(self, now: float) -> None:
+        """Let deadlines pass for those that wait."""
 
 
 class Lease:
-    """`with` it over the whole body: what is taken is given back, however it ends."""
+    """A place on a backend: taken when it is made, given back once, however the request ends."""
 
-    __slots__ = ("_backend",)
+    __slots__ = ("_open", "backend")
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.backend = backend
+        self._open = True
+        backend.in_flight += 1
+        backend.requests += 1
 
-    def __enter__(self) -> Backend:
-        self._backend.in_flight += 1
-        self._backend.requests += 1
-        return self._backend
+    def first(self, now: float) -> None:
+        """The first byte of the answer."""
 
-    def __exit__(self, *ended: object) -> None:
-        self._backend.in_flight -= 1
+    def progress(self, tokens: int, now: float) -> None:
+        """Output tokens streamed so far."""
+
+    def done(self, now: float, status: int, prompt_tokens: int | None, output_tokens: int | None) -> None:
+        """The whole answer is here."""
+        self.release()
+
+    def failed(self, now: float, kind: Kind) -> None:
+        if self._open and kind not in ("cancelled", "rejected"):
+            self.backend.failures += 1
+        self.release()
+
+    def release(self) -> None:
+        if self._open:
+            self._open = False
+            self.backend.in_flight -= 1
 
 
 def _with_history(model: Model, known: dict[str, Backend]) -> Model:
