@@ -30,12 +30,13 @@ class Health:
         seconds: the first ejection.
     """
 
-    __slots__ = ("_limit", "_seconds", "_trial", "_trial_at", "ejected", "ejections", "failures", "refusals",
+    __slots__ = ("_in_a_row", "_limit", "_seconds", "_trial", "_trial_at", "ejected", "ejections", "failures", "refusals",
                  "throttled_until")  # fmt: skip
 
     def __init__(self, *, failures: int = 5, seconds: float = 10.0) -> None:
         self._limit = failures
         self._seconds = seconds
+        self._in_a_row = 0  # ejections without a success between them
         self._trial_at = 0.0
         self._trial = False  # one is on its way
         self.failures = 0  # in a row
@@ -61,19 +62,24 @@ class Health:
 
     def succeeded(self, now: float) -> None:
         """It answered: with anything that is not its own failure."""
-        self.failures = self.refusals = 0
+        self.failures = self.refusals = self._in_a_row = 0
         self.ejected = self._trial = False
 
     def failed(self, kind: Kind, now: float, *, eject: bool = True) -> None:
         """A request met a failure. `eject`: whether this failure may take it out."""
-        self._trial = False
+        trial, self._trial = self._trial, False
         if kind == "cancelled":
             return
         if kind == "rejected":
             self.refusals += 1
             return
+        if self.ejected:
+            if trial:  # else it was sent before the ejection, and tells nothing new
+                self._eject(now)
+            return
         self.failures += 1
-        if self.ejected or (eject and self.failures >= self._limit):
+        if eject and self.failures >= self._limit:
+            self.ejections += 1
             self._eject(now)
 
     def throttle(self, seconds: float | None, now: float) -> None:
@@ -93,8 +99,7 @@ class Health:
 
     def reset(self) -> None:
         """An operator says it is well."""
-        self.failures = self.refusals = 0
-        self.ejected = self._trial = False
+        self.succeeded(0.0)
         self.throttled_until = 0.0
 
     def wait(self, now: float) -> float:
@@ -116,11 +121,9 @@ class Health:
         }
 
     def _eject(self, now: float) -> None:
-        grown = min(2.0 ** min(max(self.failures - self._limit, 0), 10), _DOUBLINGS)
-        self._trial_at = now + self._seconds * grown
-        if not self.ejected:
-            self.ejections += 1
         self.ejected = True
+        self._trial_at = now + self._seconds * min(2.0**self._in_a_row, _DOUBLINGS)
+        self._in_a_row += 1
 
 
 class Patient(Protocol):
