@@ -344,7 +344,8 @@ class Dispatch:
             self._failed(model, trip, attempt, failed)
             raise
         now = self._clock()
-        backend.health.succeeded(now)
+        if backend.health.ejected:  # the trial: nobody else need wait for its last byte
+            backend.health.succeeded(now)
         if (seconds := ratelimits.exhausted(incoming.headers)) is not None:
             self._throttle(trip, backend, seconds, now)
         attempt.lease.first(now)
@@ -481,14 +482,15 @@ class Dispatch:
         self._copy(model, trip)
         sse = incoming.headers.get("Content-Type", "").startswith("text/event-stream")
         try:
-            if trip.hold and not sse:
-                await incoming.hold(trip.hold)
+            if trip.hold and not sse and not incoming.ended:
+                await self._whole(trip, attempt, incoming)
             self._begin(model, trip, attempt, incoming)
             tail = b"".join(incoming.chunks[-2:])
             for chunk in incoming.chunks:
                 await into.feed(chunk)
             events = sum(chunk.count(b"\n\n") for chunk in incoming.chunks) if sse else 0
-            while not incoming.ended and (chunk := await incoming.read()):
+            while not incoming.ended:
+                chunk = await incoming.read()
                 tail = chunk if len(chunk) > _TAIL else tail[-_TAIL:] + chunk
                 await into.feed(chunk)
                 if sse:
@@ -498,7 +500,17 @@ class Dispatch:
             self._failed(model, trip, attempt, failed)
             raise
         prompt, output = _spent(tail)
+        attempt.lease.backend.health.succeeded(self._clock())
         attempt.done(incoming.status, prompt, output if output is not None else events or None)
+
+    async def _whole(self, trip: Trip, attempt: Attempt, incoming: Incoming) -> None:
+        """Nothing is out to the caller yet, so the time to the first byte covers this as well."""
+        left = attempt.started + self._terms.first_byte - self._clock()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await incoming.hold(trip.hold)
+        except TimeoutError as error:
+            raise Failed("timeout", late(incoming.backend)) from error
 
     def _begin(self, model: Model, trip: Trip, attempt: Attempt, incoming: Incoming) -> None:
         trip.begun = True

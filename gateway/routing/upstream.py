@@ -75,11 +75,12 @@ class Incoming:
         Raises:
             Failed: the body broke off.
         """
+        content = self._response.content
         try:
-            chunk = await self._response.content.readany()
+            chunk = await content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error, self.backend) from error
-        if not chunk:
+        if content.at_eof():
             self.ended = True
             self._response.release()
         return chunk
