@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
 import secrets
 import signal
 import time
@@ -38,7 +39,7 @@ from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.strategies import LeastInFlight
+from gateway.routing.strategies import strategy
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
@@ -95,7 +96,7 @@ class App:
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
         await self.policy.restore()
-        self.fleet = Fleet(_models(config), LeastInFlight())
+        self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = Upstream(
             self.fleet,
             connections=config.limits.connections,

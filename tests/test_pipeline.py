@@ -499,7 +499,7 @@ def test_no_caller_sees_a_refusal_of_an_option_it_did_not_send(
         gateway = start({"models": [{"name": "m", "backends": [{"url": backend.url}, {"url": other.url}]}]})
         first, second = gateway.app.fleet.backends
         pick = iter([first, second])
-        gateway.app.fleet._strategy.pick = lambda available, x: next(pick)
+        gateway.app.fleet._strategy.pick = lambda available, work, now: next(pick)
         body = {"model": "m", "messages": [{"role": "user", "content": FRANCE}], "stream": True}
         assert gateway.post("/v1/chat/completions", body).status_code == 200
     finally:

@@ -70,7 +70,8 @@ class Upstream:
         tried: set[str] = set()
         stale = 0
         while True:
-            with self._fleet.lease(model, exchange.work or _UNKNOWN, tried, time.monotonic()) as backend:
+            with self._fleet.lease(model, exchange.work or _UNKNOWN, tried, time.monotonic()) as lease:
+                backend = lease.backend
                 into.backend = backend.id
                 try:
                     payload = body(backend)
