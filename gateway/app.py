@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
 import secrets
 import signal
 import time
@@ -25,7 +26,15 @@ from gateway.cache.flight import Flights
 from gateway.cache.guard import CHECKS, Guard
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
-from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, ModelConfig, StoreConfig
+from gateway.config import (
+    BackendConfig,
+    Config,
+    ConfigFault,
+    EmbedderConfig,
+    ModelConfig,
+    Priority,
+    StoreConfig,
+)
 from gateway.embedding.worker import Worker
 from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.index.partitions import Partitions
@@ -37,12 +46,14 @@ from gateway.policy.live import LivePolicy
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
+from gateway.routing.admission import Queue
 from gateway.routing.dispatch import Dispatch, Terms
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.health import Health, Prober
 from gateway.routing.mirror import Mirror
-from gateway.routing.scrape import LIMIT, Report, Scraper, metrics_url
-from gateway.routing.strategies import LeastInFlight
+from gateway.routing.scrape import LIMIT, Figures, Scraper, metrics_url
+from gateway.routing.signals import Report, Signals
+from gateway.routing.strategies import strategy
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
@@ -99,19 +110,24 @@ class App:
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
         await self.policy.restore()
-        self.fleet = Fleet(_models(config), LeastInFlight())
+        self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = Upstream(
             connections=config.limits.connections,
             connect=config.limits.connect_seconds,
             idle=config.limits.upstream_idle_seconds,
         )
         self.dispatch = Dispatch(
-            self.fleet, self.upstream, _terms(config, lambda: self.tenants.open), Mirror()
+            self.fleet,
+            self.upstream,
+            _terms(config, lambda: self.tenants.open),
+            Mirror(),
+            self._priority,
         )
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(_keys(config), await self._secret())
+        self._priorities = _priorities(config)
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
@@ -153,10 +169,15 @@ class App:
         self._spawn(prober.run())
         self._spawn(scraper.run())
 
-    def _reported(self, url: str, report: Report) -> None:
+    def _reported(self, url: str, figures: Figures) -> None:
+        report = Report(int(figures.running or 0), int(figures.waiting or 0), figures.cache, time.monotonic())
         for backend in self.fleet.backends:
             if backend.metrics == url:
-                backend.report = report
+                backend.signals.reported(report)
+
+    def _priority(self, tenant: str) -> Priority:
+        """The class of a tenant's requests that name none."""
+        return self._priorities.get(tenant.removeprefix("t:"), "standard")
 
     def _data_server(self) -> Server:
         limits = self.config.limits
@@ -322,6 +343,7 @@ class App:
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(_models(config))
                 self.tenants.replace(_keys(config))
+                self._priorities = _priorities(config)
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
@@ -451,6 +473,8 @@ class App:
         ]
         for name, text, what, counts in counted:
             yield name, text, "counter", (what,), [((key,), count) for key, count in counts.items()]
+        waiting = [((m.name,), len(m.queue)) for m in self.fleet.models]
+        yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), waiting
         left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
         yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
 
@@ -518,20 +542,28 @@ def _embedder(config: EmbedderConfig) -> Embedder:
     return SentenceEmbedder(config.model, config.runtime, cache=cache)
 
 
+def _priorities(config: Config) -> dict[str, Priority]:
+    return {tenant.name: tenant.priority for tenant in config.tenants}
+
+
 def _keys(config: Config) -> list[tuple[str, str]]:
     return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
 
 
 def _models(config: Config) -> list[Model]:
+    """The fleet as configured. The mirror of a model is a backend that no strategy sees."""
+    routing, draw = config.routing, random.Random()
     return [
         Model(
             model.name,
             tuple(_backend(config, model, i, backend) for i, backend in enumerate(model.backends)),
             model.price.input / 1e6,
             model.price.output / 1e6,
-            model.fallback,
-            _backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
-            model.mirror.share if model.mirror else 0.0,
+            strategy=strategy(model.strategy, draw) if model.strategy else None,
+            fallback=model.fallback,
+            queue=Queue(routing.queue.size, routing.queue.seconds),
+            mirror=_backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
+            mirror_share=model.mirror.share if model.mirror else 0.0,
         )
         for model in config.models
     ]
@@ -562,6 +594,7 @@ def _backend(config: Config, model: ModelConfig, place: int | str, backend: Back
         region=backend.region,
         max_in_flight=backend.max_in_flight,
         metrics=metrics_url(backend.url, backend.metrics),
+        signals=Signals(stale=routing.stale_seconds),
         health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
     )
 

@@ -69,6 +69,8 @@ class Work:
     deadline: float | None = None  # monotonic seconds by which the first byte must have come
     session: str = ""  # whose conversation this is; empty where unknown
     prefix: tuple[int, ...] = ()  # hashes of the prompt's leading blocks, shortest first
+    size: int = 0  # bytes the prompt was estimated from; 0: unknown
+    stream: bool = True  # the answer comes token by token: its first byte is its first token
 
 
 @dataclass(frozen=True, slots=True)

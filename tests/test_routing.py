@@ -164,8 +164,8 @@ def test_an_engines_own_figures_are_read(start: Start, backend: ScriptedBackend)
     backend.metrics = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 5\n"
     gateway = start({"routing": {"scrape_seconds": 0.05}})
     deadline = time.monotonic() + 5
-    while gateway.app.fleet.backends[0].report is None:
+    while gateway.app.fleet.backends[0].signals.report is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    report = gateway.app.fleet.backends[0].report
-    assert (report.running, report.waiting, report.cache) == (2.0, 5.0, None)
+    report = gateway.app.fleet.backends[0].signals.report
+    assert (report.running, report.waiting, report.kv_use) == (2, 5, None)

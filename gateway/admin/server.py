@@ -6,6 +6,7 @@ secret. Names in the Host header are checked and writes must be JSON, so that no
 
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
@@ -261,7 +262,7 @@ class AdminServer:
                 "question": x.request.question,
                 "barred": x.request.barred,
                 "model": x.request.model,
-                "backends": [b.state() for b in self._fleet.model(x.request.model).backends],
+                "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
                 "policy_version": self._policy.book.version,
                 "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
             }
@@ -316,7 +317,8 @@ class AdminServer:
         return _answer(
             {
                 "models": [
-                    {"name": m.name, "backends": [b.state() for b in m.backends]} for m in self._fleet.models
+                    {"name": m.name, "backends": [b.state(time.monotonic()) for b in m.backends]}
+                    for m in self._fleet.models
                 ]
             }
         )
@@ -325,14 +327,14 @@ class AdminServer:
         """Take a backend out of service; requests it has run to their end."""
         backend = self._backend(request)
         backend.draining = True
-        return _answer(backend.state())
+        return _answer(backend.state(time.monotonic()))
 
     async def _enable(self, request: web.Request) -> web.Response:
         """Back into service, ejected or paused as it may be."""
         backend = self._backend(request)
         backend.draining = False
         backend.health.reset()
-        return _answer(backend.state())
+        return _answer(backend.state(time.monotonic()))
 
     def _backend(self, request: web.Request) -> Backend:
         id = unquote(request.match_info["id"])  # it holds a slash, plain or encoded

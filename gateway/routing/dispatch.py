@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from multidict import CIMultiDict
 
 from gateway.errors import GatewayError, NotFound, Overloaded
-from gateway.exchange import Exchange, Work
+from gateway.exchange import Exchange, Priority, Work
 from gateway.routing import ratelimits
 from gateway.routing.budget import Budget
 from gateway.routing.fleet import Backend, Fleet, Lease, Model
@@ -27,7 +27,9 @@ from gateway.routing.mirror import Mirror
 from gateway.routing.upstream import Failed, Incoming, Sent, Upstream, late
 
 log = logging.getLogger("gateway.routing")
-_UNKNOWN = Work(prompt=0, output=0)
+_PRIORITIES: dict[str, Priority] = {name: name for name in ("interactive", "standard", "batch")}
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_PATIENCE = 2.0  # seconds; a shorter pause is waited out, a longer one is told at once
 _REFUSALS = frozenset((429, 503))
 _ERRORS = frozenset((500, 502, 504))
 _FREE: frozenset[Kind] = frozenset(("refused", "rejected"))
@@ -164,14 +166,17 @@ class Dispatch:
         upstream: Upstream,
         terms: Terms,
         mirror: Mirror,
+        priority: Callable[[str], Priority] = lambda tenant: "standard",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._upstream = upstream
         self._terms = terms
+        self._priority = priority
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._denied: dict[tuple[str, str], float] = {}  # (tenant, backend) → until when
+        self._paused_until = 0.0  # the latest pause that is not waited out
         self._waiting = 0
         self._ticker: asyncio.Task[None] | None = None
         self.mirror = mirror
@@ -215,7 +220,8 @@ class Dispatch:
         account = self.account(model.name)
         account.retries.earn()
         account.hedges.earn()
-        trip = Trip(x, model, account, method, path, prepare, into, once, hold, x.work or _UNKNOWN)
+        x.work = work = x.work or self._estimate(x, model, hold)
+        trip = Trip(x, model, account, method, path, prepare, into, once, hold, work)
         refusal: Overloaded | None = None
         for asked in self._chain(model, once):
             try:
@@ -226,6 +232,30 @@ class Dispatch:
             except Failed:
                 break
         await self._give_up(trip, refusal)
+
+    def _estimate(self, x: Exchange, model: Model, hold: int) -> Work:
+        """What the request will cost, from its size and from what such requests have cost before."""
+        request, lengths = x.request, self._fleet.lengths
+        category = x.ruling.category if x.ruling else ""
+        size = len(request.raw) if request else 0
+        bound = (
+            next((v for n in _BOUNDS if type(v := request.fields.get(n)) is int), None) if request else None
+        )
+        within = _seconds(x.headers.get("x-gateway-deadline", ""))
+        return Work(
+            prompt=lengths.prompt(model.name, size) if size else 0,
+            output=1
+            if request is None or request.endpoint == "embeddings"
+            else lengths.output(model.name, category, bound),
+            model=model.name,
+            category=category,
+            tenant=x.tenant,
+            priority=_PRIORITIES.get(x.headers.get("x-gateway-priority", "")) or self._priority(x.tenant),
+            deadline=None if within is None else self._clock() + within,
+            session=x.headers.get("x-gateway-session", "")[:200],
+            size=size,
+            stream=not hold,
+        )
 
     def _chain(self, model: Model, once: bool) -> Iterator[Model]:
         yield model
@@ -264,8 +294,8 @@ class Dispatch:
         """A lease, after waiting for one if need be; a client that leaves gives its place back."""
         seat = _Seat()
         now = self._clock()
-        tried = self._denied_to(trip, model, now)
-        ticket = self._fleet.arrive(model, trip.work, now, seat.take, tried)
+        tried = self._barred(trip, model, now)
+        ticket = self._fleet.arrive(model, trip.work, now, seat.take, seat.refuse, tried)
         if seat.lease is None:
             async with self._ticking():
                 try:
@@ -279,14 +309,19 @@ class Dispatch:
         seat.lease.backend.health.placed()
         return seat.lease
 
-    def _denied_to(self, trip: Trip, model: Model, now: float) -> frozenset[str]:
-        """What was tried already, and who refused this very client's key, as long as others are left."""
-        if not self._denied:
-            return frozenset(trip.tried)
-        tenant = trip.x.tenant
-        denied = {b.id for b in model.backends if self._denied.get((tenant, b.id), 0.0) > now}
-        both = denied | trip.tried
-        return frozenset(both if any(b.id not in both for b in model.backends) else trip.tried)
+    def _barred(self, trip: Trip, model: Model, now: float) -> frozenset[str]:
+        """Whom not to ask: who was asked already, who wants to be left alone for long, and who refused this very
+        client's key, as long as others are left."""
+        barred = trip.tried
+        if now < self._paused_until:
+            barred = barred | {b.id for b in model.backends if b.health.throttled_until > now + _PATIENCE}
+        if self._denied:
+            denied = barred | {
+                b.id for b in model.backends if self._denied.get((trip.x.tenant, b.id), 0.0) > now
+            }
+            if any(b.id not in denied and b.usable(now) for b in model.backends):
+                barred = denied
+        return frozenset(barred)
 
     @asynccontextmanager
     async def _ticking(self) -> AsyncIterator[None]:
@@ -414,6 +449,8 @@ class Dispatch:
         personal = self._terms.own_credentials() and not backend.api_key
         if not personal or (held is not None and held.status == 503):
             backend.health.throttle(seconds, now)
+            if backend.health.throttled_until > now + _PATIENCE:
+                self._paused_until = max(self._paused_until, backend.health.throttled_until)
         elif seconds is not None:
             if len(self._denied) >= _DENIALS:
                 self._denied.pop(next(iter(self._denied)))
@@ -458,10 +495,11 @@ class Dispatch:
     def _hedge(self, model: Model, trip: Trip) -> Attempt | None:
         """A second attempt elsewhere, if the budgets and a free backend allow it at once."""
         account, seat, now = trip.account, _Seat(), self._clock()
-        if not account.hedges.covers() or not account.retries.covers(reserve=_FLOOR):
+        if len(model.queue) or not account.hedges.covers() or not account.retries.covers(reserve=_FLOOR):
             return None
         try:
-            ticket = self._fleet.arrive(model, trip.work, now, seat.take, self._denied_to(trip, model, now))
+            tried = self._barred(trip, model, now)
+            ticket = self._fleet.arrive(model, trip.work, now, seat.take, seat.refuse, tried)
         except Overloaded:
             return None
         if seat.lease is None:
@@ -528,7 +566,7 @@ class Dispatch:
         if last is None:
             assert refusal is not None
             if refusal.code == "no_backend":
-                refusal.headers.setdefault("Retry-After", str(self._back_in(trip.model)))
+                refusal = self._nobody(trip.model)
             self.refusals[refusal.code or "overloaded"] += 1
             raise refusal
         again = {"x-should-retry": "false"} if trip.attempts > 1 else {}
@@ -542,10 +580,24 @@ class Dispatch:
         for chunk in last.held.chunks:
             await into.feed(chunk)
 
-    def _back_in(self, model: Model) -> int:
-        """Whole seconds until the first of a model's backends may be asked again."""
+    def _nobody(self, model: Model) -> Overloaded:
+        """No backend of a model can be asked: how long it will be, and whether that is for load (429) or not."""
         now = self._clock()
-        return max(1, round(min((b.health.wait(now) for b in model.backends), default=1.0) + 0.5))
+        waits = [b.health.wait(now) for b in model.backends if not b.draining]
+        after = {"Retry-After": str(max(1, round(min(waits, default=0.0) + 0.5)))}
+        if any(
+            not b.health.ejected and b.health.throttled_until > now for b in model.backends if not b.draining
+        ):
+            error = Overloaded(
+                f"Every backend of the model '{model.name}' is over its limits.",
+                code="throttled",
+                headers=after,
+            )
+            error.status, error.type = 429, "rate_limit_error"
+            return error
+        return Overloaded(
+            f"No backend is available for the model '{model.name}'.", code="no_backend", headers=after
+        )
 
     # ── mirrors ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -592,7 +644,7 @@ class _Seat:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def refuse(self, error: Overloaded) -> None:
+    def refuse(self, error: GatewayError) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
 
@@ -608,6 +660,14 @@ def _spent(tail: bytes) -> tuple[int | None, int | None]:
         _OUTPUT.search(tail, max(len(tail) - _TAIL, 0)),
     )
     return (int(prompt[1]) if prompt else None), (int(output[1]) if output else None)
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < 86400 else None
 
 
 async def _first_good(tasks: dict["asyncio.Task[None]", Attempt]) -> Attempt:

@@ -45,14 +45,12 @@ class Health:
         self.ejections = 0
         self.throttled_until = 0.0
 
-    def configure(self, failures: int, seconds: float) -> None:
-        """Adopt new settings; what is known of the backend stays."""
-        self._limit, self._seconds = failures, seconds
+    def configure(self, fresh: "Health") -> None:
+        """Adopt another's settings; what is known of the backend stays."""
+        self._limit, self._seconds = fresh._limit, fresh._seconds
 
     def available(self, now: float) -> bool:
-        """Whether it may be given a request."""
-        if self.throttled_until > now:
-            return False
+        """Whether it is well enough for a request; while `throttled_until`, requests wait for it."""
         return not self.ejected or (now >= self._trial_at and not self._trial)
 
     def placed(self) -> None:

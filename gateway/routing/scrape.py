@@ -37,7 +37,7 @@ _NAMES: Mapping[str, Field] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Figures:
     """An engine's own figures; None where it does not tell."""
 
     running: float | None = None  # requests
@@ -45,7 +45,7 @@ class Report:
     cache: float | None = None  # share of the KV cache in use, 0 to 1
 
 
-def parse(text: str) -> Report | None:
+def parse(text: str) -> Figures | None:
     """The figures in a Prometheus page, or None if there are none.
 
     Several series of one name are data-parallel replicas behind one address: requests add up, and the cache is
@@ -61,7 +61,7 @@ def parse(text: str) -> Report | None:
             continue
         known = found.get(field, 0.0)
         found[field] = max(known, min(value, 1.0)) if field == "cache" else known + value
-    return Report(**found) if found else None
+    return Figures(**found) if found else None
 
 
 def _end_of_name(line: str) -> int:
@@ -81,10 +81,10 @@ def _value(line: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def metrics_url(base: str, setting: str) -> str | None:
-    """Where a backend's metrics are: beside `/v1`, at a URL of its own, or nowhere."""
+def metrics_url(base: str, setting: str) -> str:
+    """Where a backend's metrics are: beside `/v1`, at a URL of its own, or nowhere (empty)."""
     if setting == "off":
-        return None
+        return ""
     return base.removesuffix("/v1") + "/metrics" if setting == "auto" else setting
 
 
@@ -102,7 +102,7 @@ class Scraper:
         self,
         urls: Callable[[], Iterable[str]],
         fetch: Callable[[str], Awaitable[str | None]],
-        told: Callable[[str, Report], None],
+        told: Callable[[str, Figures], None],
         *,
         seconds: float,
     ) -> None:

@@ -133,13 +133,17 @@ class Pool:
         self.now = 1000.0
         self.models = [
             Model(
-                name, tuple(backend(f"{name}/{i}") for i in range(size)), 0, 0, (fallback or {}).get(name, ())
+                name,
+                tuple(backend(f"{name}/{i}") for i in range(size)),
+                0,
+                0,
+                fallback=(fallback or {}).get(name, ()),
             )
             for name, size in sizes.items()
         ]
         self.fleet = Fleet(self.models, LeastInFlight())
         upstream: Any = self.engines
-        self.dispatch = Dispatch(self.fleet, upstream, terms or Terms(), Mirror(), lambda: self.now)
+        self.dispatch = Dispatch(self.fleet, upstream, terms or Terms(), Mirror(), clock=lambda: self.now)
 
     def backend(self, id: str) -> Backend:
         return next(b for b in self.fleet.backends if b.id == id)

@@ -474,7 +474,7 @@ def test_a_mirror_gets_a_copy_without_the_clients_key_and_hinders_nobody() -> No
     async def story() -> None:
         pool = Pool(m=1)
         model = pool.models[0]
-        mirrored = type(model)(model.name, model.backends, 0, 0, (), backend("mirror"), 1.0)
+        mirrored = type(model)(model.name, model.backends, 0, 0, mirror=backend("mirror"), mirror_share=1.0)
         pool.fleet.replace([mirrored])
         pool.engines.script = {"mirror": raising("refused")}
 

@@ -104,8 +104,8 @@ def test_a_pause_ends_by_itself_and_never_grows_shorter() -> None:
     health = Health()
     health.throttle(5.0, 0.0)
     health.throttle(1.0, 0.0)
-    assert not health.available(4.9)
-    assert health.available(5.0)
+    assert health.throttled_until == 5.0
+    assert health.available(1.0), "it is well, and requests may wait for it"
     assert health.state(1.0)["health"] == "throttled"
 
 
@@ -127,6 +127,7 @@ def test_an_operator_may_lift_it_all() -> None:
     health.throttle(100.0, 100.0)
     health.reset()
     assert health.available(100.0)
+    assert health.wait(100.0) == 0
 
 
 EVENTS = st.sampled_from(

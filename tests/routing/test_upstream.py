@@ -30,6 +30,7 @@ def run(story: Callable[[Upstream], Awaitable[None]], **options: Any) -> None:
             await story(upstream)
         finally:
             await upstream.close()
+            await asyncio.sleep(0.02)  # cut connections are taken off the loop
 
     asyncio.run(whole())
 
@@ -128,7 +129,7 @@ def test_waiting_for_a_free_connection_is_not_the_engines_failure(backend: Scrip
         busy = at(backend.url)
         first = asyncio.create_task(post(upstream, busy))
         await asyncio.sleep(0.1)
-        busy.in_flight = 2
+        busy.signals.in_flight = 2
         with pytest.raises(Failed) as told:
             await post(upstream, busy)
         assert told.value.kind == "rejected"
