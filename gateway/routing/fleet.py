@@ -281,6 +281,9 @@ class Fleet:
         available = [
             b for b in model.backends if b.room(work, now) and b.usable(now) and not (tried and b.id in tried)
         ]
+        for backend in available:
+            if backend.health.ejected:  # due for its trial, which no strategy would give it
+                return backend
         return (model.strategy or self._strategy).pick(available, work, now)
 
     def _lease(self, model: Model, backend: Backend, work: Work, now: float) -> "Lease":

@@ -150,7 +150,7 @@ class Pool:
 
     async def send(self, name: str = "m", *, tenant: str = "t", **options: Any) -> Into:
         into = Into()
-        x = Exchange(request_id="r", headers=CIMultiDict(), tenant=tenant)
+        x = options.pop("x", None) or Exchange(request_id="r", headers=CIMultiDict(), tenant=tenant)
         prepare = options.pop("prepare", lambda model, backend: Sent(CIMultiDict(), model.name.encode()))
         await self.dispatch.send(
             x, self.fleet.model(name), "POST", "/p", prepare=prepare, into=into, **options

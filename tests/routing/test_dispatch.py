@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError, Overloaded, RequestTimeout
+from gateway.exchange import Controls, Exchange, Request
 from gateway.routing.dispatch import Latencies, Terms
 from gateway.routing.upstream import Sent
 from tests.routing.engines import Pool, backend, breaking, failing, ok, raising, refusing
 
 HOLD = 1 << 20
+
+
+def asking(size: int, **fields: Any) -> Exchange:
+    request = Request("chat", b"x" * size, fields, "m", False, False, "", None, None, Controls())
+    return Exchange(request_id="r", headers=CIMultiDict(), request=request)
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -284,6 +290,7 @@ def test_a_backend_that_keeps_failing_gets_no_requests() -> None:
         assert pool.engines.asked.count("m/0") == 5
         pool.now += 10.0
         pool.engines.script = {}
+        pool.backend("m/0").signals.in_flight = 5  # no strategy would choose it
         assert (await pool.send()).backend == "m/0", "the trial"
         assert not pool.backend("m/0").health.ejected
 
@@ -501,5 +508,114 @@ def test_errors_that_are_no_attempts_fault_give_the_place_back() -> None:
         with pytest.raises(GatewayError):
             await pool.send(prepare=prepare)
         assert pool.in_flight == [0]
+
+    run(story())
+
+
+# ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def full(pool: Pool) -> Pool:
+    for one in pool.fleet.backends:
+        one.max_in_flight = 1
+    return pool
+
+
+def test_a_request_waits_for_a_place_and_gets_it() -> None:
+    async def story() -> None:
+        pool = full(Pool(m=1))
+        pool.engines.delays = {"m/0": 0.05}
+        answers = await asyncio.gather(*(pool.send() for _ in range(4)))
+        assert [into.status for into in answers] == [200] * 4
+        assert pool.in_flight == [0]
+        assert len(pool.models[0].queue) == 0
+
+    run(story())
+
+
+def test_a_client_that_leaves_gives_its_place_in_the_queue_back() -> None:
+    async def story() -> None:
+        pool = full(Pool(m=1))
+        pool.engines.delays = {"m/0": 0.05}
+        first, second, third = (asyncio.create_task(pool.send()) for _ in range(3))
+        await asyncio.sleep(0.02)
+        assert len(pool.models[0].queue) == 2
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert len(pool.models[0].queue) == 1
+        assert [(await task).status for task in (first, third)] == [200, 200]
+        assert len(pool.engines.asked) == 2
+        assert pool.in_flight == [0]
+
+    run(story())
+
+
+def test_a_client_that_leaves_as_it_is_placed_gives_the_lease_back() -> None:
+    async def story() -> None:
+        pool = full(Pool(m=1))
+        pool.engines.delays = {"m/0": 0.02}
+        first = asyncio.create_task(pool.send())
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(pool.send())
+        await first  # the place has been handed over, and the second has not run yet
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        assert pool.in_flight == [0]
+        assert (await pool.send()).status == 200
+
+    run(story())
+
+
+def test_who_waits_too_long_is_refused_and_told_when_to_come_back() -> None:
+    async def story() -> None:
+        pool = full(Pool(m=1))
+        pool.engines.delays = {"m/0": 0.5}
+        first = asyncio.create_task(pool.send())
+        await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(pool.send())
+        await asyncio.sleep(0.01)
+        pool.now += 31.0
+        with pytest.raises(Overloaded) as told:
+            await waiting
+        assert (told.value.status, told.value.code) == (429, "deadline")
+        assert int(told.value.headers["Retry-After"]) >= 1
+        assert (await first).status == 200
+        assert pool.dispatch.refusals == {"deadline": 1}
+
+    run(story())
+
+
+def test_a_short_pause_is_waited_out_and_a_long_one_told_at_once() -> None:
+    async def story() -> None:
+        pool = Pool(m=1)
+        pool.engines.script = {"m/0": refusing(429)}
+        assert (await pool.send()).status == 429
+        pool.engines.script = {}
+        waiting = asyncio.create_task(pool.send())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        pool.now += 0.1
+        assert (await waiting).status == 200
+        pool.engines.script = {"m/0": refusing(429, Retry_After="40")}
+        await pool.send()
+        with pytest.raises(Overloaded) as told:
+            await pool.send()
+        assert (told.value.status, told.value.code) == (429, "throttled")
+        assert told.value.headers["Retry-After"] == "40"
+
+    run(story())
+
+
+def test_what_a_request_will_cost_is_estimated_before_it_is_sent() -> None:
+    async def story() -> None:
+        pool = Pool(m=1)
+        for _ in range(10):
+            await pool.send(hold=HOLD, x=asking(100))
+        request = asking(400, max_tokens=3)
+        await pool.send(hold=HOLD, x=request)
+        assert request.work is not None
+        assert request.work.prompt == 12, "of 3 tokens in 100 bytes, as the engine counted them"
+        assert request.work.output == 3
+        assert (request.work.priority, request.work.stream) == ("standard", False)
 
     run(story())
