@@ -136,7 +136,6 @@ def test_no_whole_answer_fails_while_one_healthy_engine_remains(
 
     assert set(load.whole) == {200}, load.failures[:3]
     assert set(load.streams) <= {"complete", "error event"}, "no stream ends in silence, or with a status"
-    assert load.streams["error event"], "some were cut, or this shows nothing"
     # From the trouble's end: a probe's interval, the trial, and what was waiting. A refusal named a second.
     assert max(took.values()) < max(PROBE, 1.0) + FIRST_BYTE + 1.0, took
 

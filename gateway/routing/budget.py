@@ -32,3 +32,8 @@ class Budget:
     def spend(self) -> None:
         self.left -= 1.0
         self.spent += 1
+
+    def refund(self) -> None:
+        """What was paid for did not happen."""
+        self.left += 1.0
+        self.spent -= 1

@@ -277,11 +277,9 @@ class Dispatch:
             paid = before is not None and before.kind not in _FREE
             if before is not None and (trip.once or (paid and not trip.account.retries.covers())):
                 raise before
-            lease = await self._place(model, trip)
+            lease = await self._paid_place(model, trip) if paid else await self._place(model, trip)
             if before is not None:
                 self.retries[before.kind] += 1
-                if paid:
-                    trip.account.retries.spend()
             try:
                 await self._try(model, trip, lease)
                 return
@@ -289,6 +287,16 @@ class Dispatch:
                 trip.last = failed
                 if trip.begun:
                     raise failed.error from failed
+
+    async def _paid_place(self, model: Model, trip: Trip) -> Lease:
+        """A lease on the budget: paid before the wait, as others look at the same budget meanwhile."""
+        budget = trip.account.retries
+        budget.spend()
+        try:
+            return await self._place(model, trip)
+        except BaseException:
+            budget.refund()
+            raise
 
     async def _place(self, model: Model, trip: Trip) -> Lease:
         """A lease, after waiting for one if need be; a client that leaves gives its place back."""
@@ -303,11 +311,16 @@ class Dispatch:
                 except asyncio.CancelledError:
                     ticket.leave(self._clock())
                     if seat.lease is not None:
-                        seat.lease.failed(self._clock(), "cancelled")
+                        self._give_back(seat.lease)
                     raise
         assert seat.lease is not None
-        seat.lease.backend.health.placed()
         return seat.lease
+
+    def _give_back(self, lease: Lease) -> None:
+        """Nothing was sent, or nobody waits for the answer: the backend's standing stays as it was."""
+        now = self._clock()
+        lease.failed(now, "cancelled")
+        lease.backend.health.failed("cancelled", now)
 
     def _barred(self, trip: Trip, model: Model, now: float) -> frozenset[str]:
         """Whom not to ask: who was asked already, who wants to be left alone for long, and who refused this very
@@ -357,7 +370,7 @@ class Dispatch:
         try:
             sent = trip.prepare(model, lease.backend)
         except BaseException:
-            lease.failed(self._clock(), "cancelled")
+            self._give_back(lease)
             raise
         trip.attempts += 1
         trip.tried.add(lease.backend.id)
@@ -505,7 +518,6 @@ class Dispatch:
         if seat.lease is None:
             ticket.leave(now)
             return None
-        seat.lease.backend.health.placed()
         account.hedges.spend()
         account.retries.spend()
         self.hedges_sent += 1
@@ -641,6 +653,7 @@ class _Seat:
 
     def take(self, lease: Lease) -> None:
         self.lease = lease
+        lease.backend.health.placed()  # now: the next request may be placed before the waiting one runs
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -278,6 +278,24 @@ def test_a_kept_connection_that_was_just_closed_is_forgiven_once() -> None:
     run(story())
 
 
+def test_requests_that_wait_for_their_retry_do_not_spend_one_budget_twice() -> None:
+    async def story() -> None:
+        pool = Pool(Terms(retry_share=0.0), m=2)
+        account = pool.dispatch.account("m")
+        account.retries.left = 2.0
+        pool.backend("m/1").max_in_flight = 1
+        pool.engines.script = {"m/0": refusing(500)}
+        pool.engines.delays = {"m/1": 0.02}
+        pool.backend("m/0").weight = 100.0  # all go there first
+        answers = await asyncio.gather(*(pool.send(hold=HOLD) for _ in range(5)))
+        assert account.retries.spent <= 2
+        assert account.retries.left >= 0
+        assert sum(into.attempts == 2 for into in answers) <= 2
+        assert pool.in_flight == [0, 0]
+
+    run(story())
+
+
 # ── ejection, fallback models, the model's own breaker ──────────────────────────────────────────────────────
 
 
