@@ -27,6 +27,7 @@ from gateway.cache.guard import CHECKS, Guard
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
 from gateway.config import (
+    AdaptConfig,
     BackendConfig,
     Config,
     ConfigFault,
@@ -37,12 +38,14 @@ from gateway.config import (
 )
 from gateway.embedding.worker import Worker
 from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
+from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
 from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
+from gateway.policy.load import Adaptation, LoadTerms
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
@@ -64,6 +67,7 @@ log = logging.getLogger("gateway")
 _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
+_SAMPLE_SECONDS = 1.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -123,6 +127,7 @@ class App:
             Mirror(),
             self._priority,
         )
+        self.adaptation = Adaptation(_adaptation(config.adapt))
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
@@ -133,6 +138,7 @@ class App:
             self.flights,
             self.worker,
             lambda: self.policy.current,
+            self._load_on,
             self.fleet,
             self.dispatch,
             self.metrics,
@@ -166,6 +172,7 @@ class App:
             self._reported,
             seconds=routing.scrape_seconds,
         )
+        self._spawn(self._sample())
         self._spawn(prober.run())
         self._spawn(scraper.run())
 
@@ -174,6 +181,19 @@ class App:
         for backend in self.fleet.backends:
             if backend.metrics == url:
                 backend.signals.reported(report)
+
+    async def _sample(self) -> None:
+        """Once a second: what each model's answers take, and who waits; cache policies follow."""
+        while True:
+            await asyncio.sleep(_SAMPLE_SECONDS)
+            now = time.monotonic()
+            for model in self.fleet.models:
+                self.adaptation.sample(model.name, model.latency.quantile(0.95, now), model.waiting(now), now)
+
+    def _load_on(self, model: str) -> Load:
+        """What the cache policies of a request for this model are under."""
+        entry = self.fleet.find(model)
+        return UNLOADED if entry is None else self.adaptation.of(entry.name)
 
     def _priority(self, tenant: str) -> Priority:
         """The class of a tenant's requests that name none."""
@@ -394,6 +414,8 @@ class App:
             "index": asdict(self.partitions.stats()),
             "skipped": self.pipeline.skipped,
             "vetoes": self.pipeline.vetoes,
+            "load": self.adaptation.factors,
+            "frozen": sorted(self.adaptation.frozen),
         }
 
     def _readings(self) -> Iterator[Reading]:
@@ -476,6 +498,10 @@ class App:
         waiting = [((m.name,), len(m.queue)) for m in self.fleet.models]
         yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), waiting
         left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
+        factors = [((name,), value) for name, value in self.adaptation.factors.items()]
+        yield "gateway_load_factor", "How far load relaxes cache policies.", "gauge", ("model",), factors
+        frozen = [((name,), name in self.adaptation.frozen) for name in self.policy.current.names]
+        yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), frozen
         yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
@@ -488,6 +514,8 @@ class App:
         receipt = self.receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
+        if receipt.how == "semantic":
+            self.adaptation.judged(receipt.category, wrong=verdict == "bad")
         removed = 0
         if verdict == "bad" and receipt.entry is not None:
             entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
@@ -596,6 +624,19 @@ def _backend(config: Config, model: ModelConfig, place: int | str, backend: Back
         metrics=metrics_url(backend.url, backend.metrics),
         signals=Signals(stale=routing.stale_seconds),
         health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
+    )
+
+
+def _adaptation(config: AdaptConfig) -> LoadTerms:
+    return LoadTerms(
+        enabled=config.enabled,
+        latency_target=config.latency_target,
+        queue_target=config.queue_target,
+        latency_weight=config.latency_weight,
+        x_max=config.x_max,
+        smoothing=config.smoothing_seconds,
+        hysteresis=config.hysteresis,
+        false_hit_limit=config.false_hit_limit,
     )
 
 

@@ -131,6 +131,20 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What load a request's cache policies are under: λ, and the categories it must not relax."""
+
+    factor: float = 0.0  # λ in [0, 1]
+    frozen: frozenset[str] = frozenset()
+
+    def of(self, category: str) -> float:
+        return 0.0 if category in self.frozen else self.factor
+
+
+UNLOADED = Load()
+
+
+@dataclass(frozen=True, slots=True)
 class Ruling:
     """What policy permits this request, here and now, with the name of the rule that said so."""
 
@@ -143,7 +157,7 @@ class Ruling:
     priority: float = 1.0
     max_temperature: float | None = None
     offload: bool = False
-    load: float = 0.0  # λ in [0, 1] that shaped threshold and TTL
+    load: Load = UNLOADED  # what shaped threshold and TTL
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +175,7 @@ class Reuse:
     entry: Entry
     how: How
     document: bytes
+    left: float  # seconds of freshness; negative: stale, served because nobody could answer
     reason: str = "hit"
 
 
@@ -210,6 +225,7 @@ class Exchange:
     exact: bytes = b""  # wire
     partition: bytes = b""  # wire
     policy: Any = None  # policy: the book in force when the request came
+    load: Load = UNLOADED  # policy: what it was under then
     ruling: Ruling | None = None  # policy
     vector: Any = None  # semantic: float32 (d,), or None
     neighbours: list[tuple[int, float]] = field(default_factory=list)  # index: (entry id, similarity)

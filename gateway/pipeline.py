@@ -19,9 +19,21 @@ from multidict import CIMultiDict
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
-from gateway.cache.semantic import choose
+from gateway.cache.semantic import Choice, choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
-from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, Reply, Request, Reuse
+from gateway.exchange import (
+    Decision,
+    Entry,
+    Exchange,
+    Forward,
+    How,
+    Join,
+    Load,
+    Refuse,
+    Reply,
+    Request,
+    Reuse,
+)
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
@@ -41,6 +53,7 @@ _PATHS = {
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
 _OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
 _OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
+_UNABLE = frozenset((429, 500, 502, 503, 504))  # statuses of an engine, or a gateway, that cannot answer now
 _REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
 
 
@@ -69,6 +82,7 @@ class Pipeline:
         flights: Flights,
         worker: Looker,
         policy: Callable[[], Any],
+        load: Callable[[str], Load],
         fleet: Fleet,
         dispatch: Dispatch,
         metrics: Metrics,
@@ -79,6 +93,7 @@ class Pipeline:
         self._flights = flights
         self._worker = worker
         self._policy = policy
+        self._load = load
         self._fleet = fleet
         self._dispatch = dispatch
         self._metrics = metrics
@@ -98,6 +113,7 @@ class Pipeline:
     def _open(self, x: Exchange) -> None:
         x.policy = x.policy or self._policy()
         request = _request(x)
+        x.load = self._load(request.model)
         if _remembers(request):
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
@@ -111,15 +127,19 @@ class Pipeline:
             return None
         entry = max(stored, key=_age) if request.controls.variants == 1 else random.choice(stored)
         document = await self._cache.document(entry)
-        return None if document is None else Reuse(entry, "exact", document)
+        return None if document is None else self._hit(x, entry, "exact", document)
 
-    def _servable(self, x: Exchange, entry: Entry) -> bool:
+    def _hit(self, x: Exchange, entry: Entry, how: How, document: bytes, reason: str = "hit") -> Reuse:
+        left = x.policy.fresh_until(entry, x.load) - self._clock()
+        return Reuse(entry, how, document, left, reason)
+
+    def _servable(self, x: Exchange, entry: Entry, *, stale: bool = False) -> bool:
         """Lifetime, caller's max-age and the entry's policy as it stands now, all from memory."""
         request, now = _request(x), self._clock()
         limit = request.controls.max_age
         if limit is not None and now - entry.created > limit:
             return False
-        return x.policy.exact_bar(entry, _temperature(request), now) is None
+        return x.policy.exact_bar(entry, _temperature(request), now, x.load, stale=stale) is None
 
     async def _weigh(self, x: Exchange) -> Decision:
         """Everything after the exact step: one embedding at most, one ruling, one choice."""
@@ -154,7 +174,7 @@ class Pipeline:
         ruled = policy.rule(tenant, request.model, request.endpoint, x.headers, text)
         semantic = request.barred is None and request.controls.semantic
         if ruled is not None:  # the category is known: embed only where a semantic step can follow
-            x.ruling = policy.ruling(request.controls, ruled, None)
+            x.ruling = policy.ruling(request.controls, ruled, None, x.load)
             if not semantic or x.ruling.mode in ("exact", "none"):
                 return None
         skipped: str | None = "no-question"
@@ -168,7 +188,7 @@ class Pipeline:
                 label = None if look.label is None else (look.label, look.confidence)
                 x.vector = look.vector if semantic else None
                 x.neighbours = look.candidates
-        x.ruling = policy.ruling(request.controls, ruled, label)
+        x.ruling = policy.ruling(request.controls, ruled, label, x.load)
         return skipped
 
     async def _embed(self, x: Exchange, text: str, search: bool) -> tuple[Any, str | None]:
@@ -184,23 +204,28 @@ class Pipeline:
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         return reason
 
-    async def _semantic(self, x: Exchange) -> Decision:
-        request, ruling = _request(x), x.ruling
+    def _choice(self, x: Exchange, *, stale: bool = False) -> Choice:
+        """What the neighbours found are worth to this request."""
+        ruling = x.ruling
         assert ruling is not None
         known = ((self._cache.catalog.get(id), similarity) for id, similarity in x.neighbours)
-        choice = choose(
-            request.question or "",
+        return choose(
+            _request(x).question or "",
             [(entry, similarity) for entry, similarity in known if entry is not None],
             threshold=ruling.threshold,
             demands=lambda entry: x.policy.against(ruling, entry),
-            servable=lambda entry: self._servable(x, entry),
+            servable=lambda entry: self._servable(x, entry, stale=stale),
             guard=x.policy.guard,
         )
+
+    async def _semantic(self, x: Exchange) -> Decision:
+        choice, ruling = self._choice(x), x.ruling
+        assert ruling is not None
         x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
         if choice.entry is not None and ruling.mode == "semantic":
             document = await self._cache.document(choice.entry)
             if document is not None:
-                return Reuse(choice.entry, "semantic", document)
+                return self._hit(x, choice.entry, "semantic", document)
             return self._forward(x, "document-gone")
         return self._forward(x, "shadow" if choice.entry is not None else choice.reason)
 
@@ -259,14 +284,47 @@ class Pipeline:
                     raise error
                 case Forward():
                     call = self._call(x, model, flight)
-                    reply = await self._read(x, call)
-                    assert reply is not None
-                    return reply
+                    return await self._answered(x, call)
                 case Join():
                     raise AssertionError("a leader joins nobody")
         finally:
             if flight and call is None:
                 self._flights.close(flight)
+
+    async def _answered(self, x: Exchange, call: Call) -> Reply:
+        """The engine's answer; where no engine can give one, what expired lately, if the policy allows it."""
+        reply: Reply | None = None
+        try:
+            reply = await self._read(x, call)
+            assert reply is not None
+            if reply.status not in _UNABLE:
+                return reply
+            stale = await self._stale(x)
+        except GatewayError as error:
+            stale = await self._stale(x) if error.status in _UNABLE else None
+            if stale is None:
+                raise
+        if stale is None:
+            return reply
+        if reply is not None:
+            reply.leave()
+        x.decision, x.backend = stale, ""
+        return await self._reuse(x, stale)
+
+    async def _stale(self, x: Exchange) -> Reuse | None:
+        """An answer past its time, for a caller who would otherwise get none and did not ask for a fresh one."""
+        request, controls = _request(x), _request(x).controls
+        if not x.exact or not controls.read or controls.max_age is not None:
+            return None
+        how: How = "exact"
+        stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e, stale=True)]
+        entry = max(stored, key=_age, default=None)
+        if entry is None and x.ruling is not None and x.ruling.mode == "semantic":
+            how, entry = "semantic", self._choice(x, stale=True).entry if request.barred is None else None
+        document = None if entry is None else await self._cache.document(entry)
+        if entry is None or document is None:
+            return None
+        return self._hit(x, entry, how, document, "stale-if-error")
 
     def _count_vetoes(self, x: Exchange) -> None:
         for candidate in x.candidates:
@@ -408,13 +466,20 @@ class Pipeline:
             endpoint=request.endpoint,
             question=(request.question or "") if x.vector is not None else "",
             created=now,
-            expires=now + ruling.ttl,
+            expires=now + self._kept_for(x),
             size=0,
             cost=0.0,
             temperature=_temperature(request),
             tags=request.controls.tags,
             request_id=x.request_id,
         )
+
+    def _kept_for(self, x: Exchange) -> float:
+        """Seconds; what policy says at look-up decides for how much of it the answer is served."""
+        assert x.ruling is not None
+        asked = _request(x).controls.ttl
+        kept: float = x.policy.kept_for(x.ruling)
+        return kept if asked is None else min(kept, asked)
 
     async def _store(self, x: Exchange, model: Model, call: Call) -> None:
         """Keep a complete answer, and count what it cost."""
@@ -434,14 +499,14 @@ class Pipeline:
         else:
             result = answer.read(*arguments, n=choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
-        entry, ttl = x.entry, x.ruling.ttl if x.ruling else 0.0
+        entry = x.entry
         if entry is None or result.reuse == "none" or len(result.body) > self._settings.max_entry_bytes:
             return
         vector: Vector | None = x.vector if result.reuse == "semantic" else None
         if vector is None:
             entry.question = ""
         entry.created = self._clock()
-        entry.expires = entry.created + ttl  # its life begins when it was answered
+        entry.expires = entry.created + self._kept_for(x)  # its life begins when it was answered
         entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
         entry.cost = entry.prompt_tokens * model.price_input + entry.completion_tokens * model.price_output
         entry.size = len(result.body) + _OVERHEAD + (0 if vector is None else vector.nbytes)

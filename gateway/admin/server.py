@@ -29,9 +29,10 @@ from gateway.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
-from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse
+from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling
 from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
+from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
 from gateway.record import Receipts
 from gateway.routing.fleet import Backend, Fleet
@@ -255,7 +256,8 @@ class AdminServer:
                 else (decision.entry.category if isinstance(decision, Reuse) else None),
                 "ruling": None
                 if ruling is None
-                else {name: getattr(ruling, name) for name in ruling.__slots__},
+                else {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"},
+                "load": None if ruling is None else self._load(ruling),
                 "similarity": x.similarity,
                 "threshold": x.threshold,
                 "candidates": [_candidate(c) for c in x.candidates],
@@ -267,6 +269,16 @@ class AdminServer:
                 "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
             }
         )
+
+    def _load(self, ruling: Ruling) -> dict[str, Any]:
+        """How far load has moved this ruling from what its category's policy says."""
+        category = _find_category(self._policy.book, ruling.category)
+        return {
+            "factor": ruling.load.factor,
+            "frozen": ruling.category in ruling.load.frozen,
+            "policy_threshold": category["cache"]["threshold"],
+            "policy_ttl": seconds(category["cache"]["ttl"]),
+        }
 
     # ── cache and backends ──────────────────────────────────────────────────────────────────────────────
 

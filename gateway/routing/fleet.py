@@ -16,7 +16,7 @@ from gateway.exchange import Work
 from gateway.interfaces import RoutingStrategy
 from gateway.routing.admission import Queue, Ticket
 from gateway.routing.health import Health, Kind
-from gateway.routing.signals import SHARED, Histogram, Signals
+from gateway.routing.signals import SHARED, Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
 _PREFIXES = 8192  # blocks remembered a backend
@@ -136,7 +136,7 @@ class Model:
     fallback: tuple[str, ...] = ()
     queue: Queue = field(default_factory=lambda: Queue(1024, 30.0))
     ttft: Histogram = field(default_factory=lambda: Histogram(0.001))  # seconds, of all its backends
-    latency: Histogram = field(default_factory=lambda: Histogram(0.001))  # seconds, whole answers
+    latency: Recent = field(default_factory=Recent)  # seconds, whole answers
     mirror: Backend | None = None  # gets copies; its answers are discarded
     mirror_share: float = 0.0
 
@@ -147,6 +147,13 @@ class Model:
             return math.inf
         in_flight = sum(b.in_flight for b in usable)
         return sum(b.pressure(now) for b in usable) / len(usable) + len(self.queue) / max(1, in_flight)
+
+    def waiting(self, now: float) -> float:
+        """Requests that wait for each of its usable backends, here and, where they tell, inside them."""
+        usable = [b for b in self.backends if b.usable(now)]
+        reports = (b.signals.fresh(now) for b in usable)
+        inside = sum(report.waiting for report in reports if report is not None)
+        return (len(self.queue) + inside) / max(1, len(usable))
 
 
 class Fleet:
@@ -182,13 +189,17 @@ class Fleet:
         """Who gets requests that name no model: the entry "*", or the first listed."""
         return self._models.get("*") or next(iter(self._models.values()))
 
+    def find(self, name: str) -> Model | None:
+        """The entry for a requested model, if any."""
+        return self._models.get(name) or self._models.get("*")
+
     def model(self, name: str) -> Model:
         """The entry for a requested model; `"*"` takes what no entry lists.
 
         Raises:
             NotFound: in OpenAI's shape.
         """
-        model = self._models.get(name) or self._models.get("*")
+        model = self.find(name)
         if model is None:
             raise NotFound(
                 f"The model '{name}' does not exist or you do not have access to it.",
@@ -367,7 +378,7 @@ class Lease:
             began = self.first_at if self.work.stream else self.sent_at + self._backlog * signals.per_prompt
             signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2)
             self._fleet.lengths.learn(self.work, prompt, output or self._tokens)
-            self._model.latency.add(now - self.sent_at)
+            self._model.latency.add(now - self.sent_at, now)
         signals.learn_end(failed=status >= 500)
         self.release(now)
 

@@ -5,12 +5,14 @@ Nothing here reads a clock or chooses a backend.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 _GROWTH = math.log(2) / 4  # width of a histogram's buckets: 19 %
 _BUCKETS = 104
 _KEEP = 512  # samples after which old ones count half
+_RECENT_SECONDS = 60.0
 
 PREFILL_SECONDS = 1 / 8000  # a prompt token, before anything was measured: one GPU, a model of about 8B
 DECODE_SECONDS = 0.025  # an output token, likewise
@@ -62,6 +64,26 @@ class Histogram:
 
     def _value(self, place: int) -> float:
         return self._unit * math.exp((place - 0.5) * _GROWTH) if place else self._unit
+
+
+class Recent:
+    """Values of the last minute, the latest of many: what is so now, and nothing once nobody asks."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=_KEEP)
+
+    def add(self, value: float, now: float) -> None:
+        self._seen.append((now, value))
+
+    def quantile(self, q: float, now: float) -> float | None:
+        """The value below which a share `q` lies; None where there were none."""
+        seen = self._seen
+        while seen and seen[0][0] < now - _RECENT_SECONDS:
+            seen.popleft()
+        ordered = sorted(value for _, value in seen)
+        return ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else None
 
 
 class Ratio:
