@@ -91,13 +91,14 @@ class Pipeline:
 
     async def decide(self, x: Exchange) -> Decision:
         """The decision for a request on its own, without joining others; used as it is by `explain`."""
-        self._open(x)
+        self.open(x)
         return await self._exact(x) or await self._weigh(x)
 
-    def _open(self, x: Exchange) -> None:
+    def open(self, x: Exchange) -> None:
+        """Name the request in the book now in force. Long bodies: on another thread, before `answer`."""
         x.policy = x.policy or self._policy()
         request = _request(x)
-        if _remembers(request):
+        if _remembers(request) and not x.exact:
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
     async def _exact(self, x: Exchange) -> Reuse | None:
@@ -221,7 +222,7 @@ class Pipeline:
         """
         request = _request(x)
         model = self._fleet.model(request.model)
-        self._open(x)
+        self.open(x)
         known = await self._exact(x)
         if known is not None:
             return await self._reuse(x, known)
@@ -282,6 +283,8 @@ class Pipeline:
         if outcome is None or not outcome.joinable:
             return None
         x.decision, x.entry = Join(), outcome.entry
+        if outcome.entry is not None and _request(x).controls.tags:
+            outcome.entry.tags = tuple({*outcome.entry.tags, *_request(x).controls.tags})
         try:
             return await self._read(x, outcome, follower=True)
         except GatewayError:
@@ -382,6 +385,8 @@ class Pipeline:
                 return None
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
+            if follower:
+                headers.popall("Set-Cookie", None)  # it was the leader's
             sse = is_plain_sse(call.headers)
             if (
                 not sse
