@@ -382,7 +382,7 @@ class App:
         detail = {
             "embedder": self.worker.state,
             "index": "loaded" if self.index_loaded else "loading",
-            "store": "ok" if self.store_open else "unavailable",
+            "store": "unavailable" if not self.store_open else "failing" if self.writer.failing else "ok",
         }
         if self.worker.failure:
             detail["embedder_failure"] = self.worker.failure

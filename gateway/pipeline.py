@@ -107,14 +107,15 @@ class Pipeline:
 
     async def decide(self, x: Exchange) -> Decision:
         """The decision for a request on its own, without joining others; used as it is by `explain`."""
-        self._open(x)
+        self.open(x)
         return await self._exact(x) or await self._weigh(x)
 
-    def _open(self, x: Exchange) -> None:
+    def open(self, x: Exchange) -> None:
+        """Name the request in the book now in force. Long bodies: on another thread, before `answer`."""
         x.policy = x.policy or self._policy()
         request = _request(x)
         x.load = self._load(request.model)
-        if _remembers(request):
+        if _remembers(request) and not x.exact:
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
     async def _exact(self, x: Exchange) -> Reuse | None:
@@ -247,7 +248,7 @@ class Pipeline:
         """
         request = _request(x)
         model = self._fleet.model(request.model)
-        self._open(x)
+        self.open(x)
         known = await self._exact(x)
         if known is not None:
             return await self._reuse(x, known)
@@ -293,20 +294,17 @@ class Pipeline:
 
     async def _answered(self, x: Exchange, call: Call) -> Reply:
         """The engine's answer; where no engine can give one, what expired lately, if the policy allows it."""
-        reply: Reply | None = None
         try:
             reply = await self._read(x, call)
             assert reply is not None
-            if reply.status not in _UNABLE:
-                return reply
-            stale = await self._stale(x)
         except GatewayError as error:
             stale = await self._stale(x) if error.status in _UNABLE else None
             if stale is None:
                 raise
-        if stale is None:
-            return reply
-        if reply is not None:
+        else:
+            stale = await self._stale(x) if reply.status in _UNABLE else None
+            if stale is None:
+                return reply
             reply.leave()
         x.decision, x.backend = stale, ""
         return await self._reuse(x, stale)
@@ -341,6 +339,8 @@ class Pipeline:
         if outcome is None or not outcome.joinable:
             return None
         x.decision, x.entry = Join(), outcome.entry
+        if outcome.entry is not None and _request(x).controls.tags:
+            outcome.entry.tags = tuple({*outcome.entry.tags, *_request(x).controls.tags})
         try:
             return await self._read(x, outcome, follower=True)
         except GatewayError:
@@ -432,6 +432,8 @@ class Pipeline:
                 x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
+            if follower:
+                headers.popall("Set-Cookie", None)  # it was the leader's
             sse = is_plain_sse(call.headers)
             if (
                 not sse

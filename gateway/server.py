@@ -156,13 +156,17 @@ class Server:
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
         if len(raw) <= _INLINE:
-            x.request = self._reader.parse(endpoint, raw, request.headers)
+            self._open(x, endpoint, raw)
         else:
-            x.request = await asyncio.to_thread(self._reader.parse, endpoint, raw, request.headers)
+            await asyncio.to_thread(self._open, x, endpoint, raw)
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
         return reply
+
+    def _open(self, x: Exchange, endpoint: Endpoint, raw: bytes) -> None:
+        x.request = self._reader.parse(endpoint, raw, x.headers)
+        self._pipeline.open(x)
 
     def _admit(self) -> None:
         if self.in_flight > self._max_in_flight:

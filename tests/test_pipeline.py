@@ -1,5 +1,6 @@
 """The walk, seen from outside: what callers can ask for, single-flight, durability of decisions."""
 
+import asyncio
 import concurrent.futures
 import threading
 import time
@@ -7,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.harness import Running, ScriptedBackend
+from tests.harness.backend import Seen
 from tests.harness.gateway import PRIVATE
 
 FRANCE = "What is the capital of France?"
@@ -37,6 +40,23 @@ def test_identical_requests_in_progress_share_one_call(gateway: Running, backend
     words = sorted(a.headers["x-gateway-decision"] for a in answers)
     assert words == ["forward", *["join"] * 7]
     assert "collapsed" in next(a for a in answers if decision(a)[0] == "join").headers["cache-status"]
+
+
+def test_a_follower_gets_no_cookie_of_the_leaders_and_adds_its_tags(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    async def with_cookie(seen: Seen) -> web.Response:
+        await asyncio.sleep(0.5)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice]}, headers={"Set-Cookie": "session=leader"})
+
+    backend.script = with_cookie
+    answers = together(4, lambda n: gateway.ask(FRANCE, x_gateway_tags=f"t{n}"))
+    assert [("set-cookie" in a.headers) for a in answers] == [decision(a)[0] == "forward" for a in answers]
+    gateway.settle()
+    joined = next(n for n, a in enumerate(answers) if decision(a)[0] == "join")
+    purged = gateway.http.post(f"{gateway.admin}/cache/purge", json={"tag": f"t{joined}"}).json()
+    assert purged["purged"] == 1
 
 
 def test_followers_of_a_stream_join_it_live_from_its_beginning(
