@@ -89,13 +89,16 @@ def test_an_engine_that_fails_counts_as_one_that_cannot_answer(
     gateway = start(book=LASTING)
     remembered(gateway)
 
-    async def fail(_: object) -> web.Response:
-        return web.json_response({"error": {"message": "boom", "type": "server_error"}}, status=status)
+    def failing(status: int) -> Script:
+        async def fail(_: object) -> web.Response:
+            return web.json_response({"error": {"message": "boom", "type": "server_error"}}, status=status)
 
-    backend.script = fail
+        return fail
+
     for status in (500, 503):
+        backend.script = failing(status)
         assert gateway.ask(FRANCE).headers["x-gateway-reason"] == "stale-if-error"
-    status = 400
+    backend.script = failing(400)
     assert gateway.ask(FRANCE).status_code == 400  # the request's own fault
 
 

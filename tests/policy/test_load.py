@@ -122,7 +122,7 @@ def test_more_load_never_tightens_and_bounds_hold(category: Category, one: float
     less, more = sorted((one, other))
     (tight, short), (eased, long) = adapt(category, less), adapt(category, more)
     base = category.cache.threshold
-    assert eased <= tight + 1e-12 or category.load.budget and category.load.budget[0] > base
+    assert eased <= tight + 1e-12 or (category.load.budget and category.load.budget[0] > base)
     assert short <= long <= 2 * category.cache.lifetime
     for threshold in (tight, eased):
         assert min(base, category.load.threshold_floor) <= threshold <= base
