@@ -16,7 +16,7 @@ from gateway.routing.work import cost
 # Seconds by which a class stands behind one that came at the same moment: strict while waits are short, and
 # nobody waits for ever.
 BEHIND: dict[Priority, float] = {"interactive": 0.0, "standard": 10.0, "batch": 20.0}
-PATIENCE = 1 / 2000  # seconds a request lets others pass, for each token of work it costs more than they do
+PATIENCE = 1 / 1e9
 _RATE_SECONDS = 10.0  # memory of the drain rate
 _TENANTS = 1024  # remembered while nobody waits
 _SIZES = 32  # classes of cost, by powers of two

@@ -204,10 +204,14 @@ class Signals:
         self.limit = max(1.0, 0.9 * self.in_flight)
 
     def reported(self, report: Report) -> None:
-        """An engine's own figures. Requests that keep waiting there show how many it runs at a time."""
-        self._waited = self._waited + 1 if report.waiting else 0
+        """An engine's own figures. Requests waiting while it keeps running as many show how many it can run.
+
+        Waiting alone shows nothing: prompts wait for their turn to be read in engines with places to spare.
+        """
+        same = self.report is not None and report.running == self.report.running
+        self._waited = self._waited + 1 if report.waiting and same else 0
         self.report = report
-        if report.waiting and self._waited >= 2 and report.running:
+        if self._waited >= 2 and report.running:
             self.limit = float(report.running)
         elif not report.waiting and self.limit is not None and self.in_flight + 1 >= self.limit:
             self.limit += max(1.0, self.limit / 10)
