@@ -177,9 +177,7 @@ class Run:
 
 def simulate(variant: Variant, arrivals: Sequence[Arrival], speeds: Sequence[float], seed: int) -> Result:
     """A fleet with one engine of each speed."""
-    model = Model(
-        "m", tuple(Backend(str(i), "", None, "", 1.0, True) for i in range(len(speeds))), 0.0, 0.0
-    )
+    model = Model("m", tuple(Backend(str(i), "", None, "", 1.0, True) for i in range(len(speeds))), 0.0, 0.0)
     fleet = Fleet([model], strategy(variant.strategy, Random(seed)))
     return Run([Engine(speed) for speed in speeds], fleet, variant).play(arrivals)
 
