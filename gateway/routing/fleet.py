@@ -260,11 +260,10 @@ class Fleet:
         """
         self._now = now
         ticket = model.queue.ticket(work, now, placed, refused, tried)
-        if not len(model.queue):
-            backend = self._choose(model, ticket, now)
-            if backend is not None:
-                placed(self._lease(model, backend, work, now))
-                return ticket
+        backend = self.choose(model, ticket, now) if not len(model.queue) else self._home(model, ticket, now)
+        if backend is not None:
+            placed(self._lease(model, backend, work, now))
+            return ticket
         if not any(b.usable(now) and b.id not in tried for b in model.backends):
             raise _no_backend(model)
         model.queue.add(ticket, now)
@@ -303,7 +302,7 @@ class Fleet:
         aside: list[Ticket] = []
         while len(aside) < _ASIDE and (ticket := model.queue.next(now)) is not None:
             if freed is None:
-                backend = self._choose(model, ticket, now)
+                backend = self.choose(model, ticket, now)
             else:
                 home = model.home_of(ticket.work) or freed
                 open_to = _open((home, freed), ticket, now)
@@ -322,7 +321,7 @@ class Fleet:
             else:
                 ticket.refused(_no_backend(model))
 
-    def _choose(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
+    def choose(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
         """Of a large pool the next few in rotation are looked at, and where the prompt's blocks are; then all."""
         strategy = model.strategy or self._strategy
         if 0 < strategy.reach < len(model.backends):
@@ -332,6 +331,15 @@ class Fleet:
             if chosen is not None:
                 return chosen
         return strategy.pick(_open(model.backends, ticket, now), ticket.work, now)
+
+    def _home(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
+        """A backend that has most of this prompt in its cache, and so loses little by taking it before others."""
+        if not ticket.work.prefix:
+            return None
+        home = model.home_of(ticket.work)
+        if home is None or 2 * home.warm(ticket.work, now) < ticket.work.prompt:
+            return None
+        return next(iter(_open((home,), ticket, now)), None)
 
     def _lease(self, model: Model, backend: Backend, work: Work, now: float) -> "Lease":
         lease = Lease(self, model, backend, work, now)
