@@ -150,7 +150,7 @@ class Model:
     ttft: Histogram = field(default_factory=lambda: Histogram(0.001))  # seconds, of all its backends
     latency: Histogram = field(default_factory=lambda: Histogram(0.001))  # seconds, whole answers
     _homes: "OrderedDict[int | str, Backend]" = field(default_factory=OrderedDict)
-    _cursor: list[int] = field(default_factory=lambda: [0])
+    _cursor: list[int] = field(default_factory=lambda: [0, 0])  # whose turn: to be looked at, to be doubted
 
     def some(self, count: int, work: Work) -> Sequence[Backend]:
         """`count` backends, each its turn, and the one that has the longest known prefix of this prompt."""
@@ -161,6 +161,11 @@ class Model:
             few += self.backends[: count - len(few)]
         home = self.home_of(work)
         return few if home is None or home in few else (*few, home)
+
+    def relax(self, now: float) -> None:
+        """At each choice one backend's turn to have old measurements doubted."""
+        self._cursor[1] = (self._cursor[1] + 1) % len(self.backends)
+        self.backends[self._cursor[1]].signals.relax(now)
 
     def home_of(self, work: Work) -> Backend | None:
         """Who has last read the longest known prefix of this prompt, or else this session."""
@@ -324,6 +329,7 @@ class Fleet:
     def choose(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
         """Of a large pool the next few in rotation are looked at, and where the prompt's blocks are; then all."""
         strategy = model.strategy or self._strategy
+        model.relax(now)
         if 0 < strategy.reach < len(model.backends):
             chosen = strategy.pick(
                 _open(model.some(strategy.reach, ticket.work), ticket, now), ticket.work, now

@@ -19,6 +19,7 @@ WAIT_TARGET = 0.5  # seconds a request should wait inside an engine at most, bef
 WINDOW = 16384  # prompt tokens sent ahead and not yet prefilled, at first
 WINDOW_FLOOR = 2048
 _KV_FULL = 0.95
+_FORGET = 30.0  # seconds without a request after which measured rates begin to fade
 _SMOOTH = 0.05  # weight of a new sample
 
 
@@ -78,6 +79,10 @@ class Ratio:
         self._value += (value - self._value) * (weight := max(_SMOOTH, 1 / (self.samples + 1)))
         self._per += (per - self._per) * weight
         self.samples += 1
+
+    def doubt(self) -> None:
+        """Let the next samples count more."""
+        self.samples = min(self.samples, 4)
 
     def get(self, default: float) -> float:
         return self._value / self._per if self._per > 0 and self._value > 0 else default
@@ -200,6 +205,14 @@ class Signals:
         self.tpot.add(seconds / tokens)
         self._decode.add(seconds, tokens * (SHARED + batch))
         self.per_output = self._decode.get(self.per_output)
+
+    def relax(self, now: float) -> None:
+        """Nothing was seen here for long: what was measured once fades, so that a backend is not shunned for good."""
+        if now - self._last_first > _FORGET and not self.in_flight:
+            self.per_prompt += (PREFILL_SECONDS - self.per_prompt) * _SMOOTH
+            self.per_output += (DECODE_SECONDS / SHARED - self.per_output) * _SMOOTH
+            self._prefill.doubt()
+            self._decode.doubt()
 
     def learn_end(self, failed: bool) -> None:
         self.error_rate += (failed - self.error_rate) * _SMOOTH
