@@ -113,4 +113,6 @@ B = TypeVar("B", bound=Load)
 class RoutingStrategy(Protocol):
     """Which of the available backends takes this work. Pure: no I/O, no clock of its own."""
 
+    reach: int  # backends of a larger pool it need see for one choice; 0: all of them
+
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None: ...

@@ -1,7 +1,7 @@
 """Caches that answer to load, from outside: thresholds relax and return, and the stale is better than nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_an_engine_that_fails_counts_as_one_that_cannot_answer(
     gateway = start(book=LASTING)
     remembered(gateway)
 
-    def failing(status: int) -> Script:
+    def failing(status: int) -> Callable[[object], Awaitable[web.Response]]:
         async def fail(_: object) -> web.Response:
             return web.json_response({"error": {"message": "boom", "type": "server_error"}}, status=status)
 

@@ -17,6 +17,10 @@ from gateway.routing.work import cost
 # nobody waits for ever.
 BEHIND: dict[Priority, float] = {"interactive": 0.0, "standard": 10.0, "batch": 20.0}
 PATIENCE = 1 / 2000  # seconds a request lets others pass, for each token of work it costs more than they do
+# Seconds of the whole drain by which a tenant may be ahead of another before it steps back. Without that slack
+# order would be by whose turn it is rather than by age and size, and the slowest hundredth much slower.
+SLACK = 2.0
+_AHEAD = 10.0  # seconds it then steps back for each second more
 _RATE_SECONDS = 10.0  # memory of the drain rate
 _TENANTS = 1024  # remembered while nobody waits
 _SIZES = 32  # classes of cost, by powers of two
@@ -128,10 +132,18 @@ class Queue:
                 best, chosen = oldest[0].since + BEHIND[name], name
         if chosen is None:
             return None
-        line = min((line for line in self._lines[chosen].values() if line.size), key=lambda line: line.served)
-        while not line.heap[0][2].waiting:
-            heapq.heappop(line.heap)
-        return line.heap[0][2]
+        lines = [line for line in self._lines[chosen].values() if line.size]
+        least = min(line.served for line in lines)
+        seconds = self._drain_time / self._drained if self._drained else 0.0
+        best, first = math.inf, None
+        for line in lines:
+            while not line.heap[0][2].waiting:
+                heapq.heappop(line.heap)
+            lead = (line.served - least) * seconds
+            rank = line.heap[0][0] + _AHEAD * max(0.0, lead - SLACK)
+            if rank < best:
+                best, first = rank, line.heap[0][2]
+        return first
 
     def take(self, ticket: Ticket, now: float) -> None:
         """It goes to a backend."""

@@ -20,8 +20,8 @@ from gateway.routing.signals import SHARED, Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
 _PREFIXES = 8192  # blocks remembered a backend
+_HOMES = 65536  # blocks and sessions remembered a model
 _SHARE_SECONDS = 60.0  # memory of what a backend was given, where weights differ
-_KV_FULL = 0.95
 _ASIDE = 8  # waiting requests that may be passed over because they have tried what is free
 
 
@@ -49,6 +49,9 @@ class Backend:
     _given: float = 0.0
     _given_at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.signals.ceiling = self.max_in_flight
+
     @property
     def in_flight(self) -> int:
         return self.signals.in_flight
@@ -59,11 +62,11 @@ class Backend:
     def expected(self, work: Work, now: float) -> float:
         s = self.signals
         fresh = work.prompt - self.warm(work, now) if work.prefix else work.prompt
-        batch = SHARED + s.in_flight + (s.others(now) if s.report is not None else 0)
+        batch = SHARED + s.in_flight + s.others
         return (s.backlog + fresh) * s.per_prompt + (work.output or OUTPUT) * batch * s.per_output
 
     def pressure(self, now: float) -> float:
-        return self.signals.load(now, self.max_in_flight)
+        return self.signals.load(now)
 
     def warm(self, work: Work, now: float) -> int:
         known, held = self._prefixes, 0
@@ -79,23 +82,9 @@ class Backend:
     def usable(self, now: float) -> bool:
         return not self.draining and self.health.available(now)
 
-    def room(self, work: Work, now: float) -> bool:
-        """Whether this work would be started soon here: no queue of prompts, a place, and memory."""
-        s = self.signals
-        limit = self.max_in_flight or s.limit
-        if (
-            limit is not None
-            and s.in_flight + s.others(now) + 1 > limit
-            and (s.in_flight or self.max_in_flight)
-        ):
-            return False
-        if s.backlog and s.backlog + work.prompt > s.window:
-            return False
-        if s.kv_tokens is not None and s.in_flight:
-            needed = s.backlog + s.resident + work.prompt + s.output_left // 2
-            if needed > _KV_FULL * s.kv_tokens:
-                return False
-        return self.health.throttled_until <= now and s.granted_until(work.prompt + work.output, now) is None
+    def opens(self, work: Work, now: float) -> float:
+        """When it may be sent anything, as far as it told: retry-after, and the quota of a hosted API."""
+        return max(self.health.throttled_until, self.signals.granted_at(work.prompt + work.output, now))
 
     def took(self, work: Work, now: float) -> None:
         """Count a request in, and remember which prompt blocks it leaves in the engine's cache."""
@@ -139,6 +128,40 @@ class Model:
     latency: Recent = field(default_factory=Recent)  # seconds, whole answers
     mirror: Backend | None = None  # gets copies; its answers are discarded
     mirror_share: float = 0.0
+    _homes: "OrderedDict[int | str, Backend]" = field(default_factory=OrderedDict)
+    _cursor: list[int] = field(default_factory=lambda: [0, 0])  # whose turn: to be looked at, to be doubted
+
+    def some(self, count: int, work: Work) -> Sequence[Backend]:
+        """`count` backends, each its turn, and the one that has the longest known prefix of this prompt."""
+        start = self._cursor[0] % len(self.backends)
+        self._cursor[0] = start + count
+        few = self.backends[start : start + count]
+        if len(few) < count:
+            few += self.backends[: count - len(few)]
+        home = self.home_of(work)
+        return few if home is None or home in few else (*few, home)
+
+    def relax(self, now: float) -> None:
+        """At each choice one backend's turn to have old measurements doubted."""
+        self._cursor[1] = (self._cursor[1] + 1) % len(self.backends)
+        self.backends[self._cursor[1]].signals.relax(now)
+
+    def home_of(self, work: Work) -> Backend | None:
+        """Who has last read the longest known prefix of this prompt, or else this session."""
+        home = None
+        for block in work.prefix or (work.session,):
+            if block not in self._homes:
+                break
+            home = self._homes[block]
+        return home
+
+    def home(self, work: Work, backend: Backend) -> None:
+        """Remember who has read these blocks, or this session, last."""
+        for block in reversed(work.prefix) if work.prefix else (work.session,) if work.session else ():
+            self._homes[block] = backend
+            self._homes.move_to_end(block)
+        while len(self._homes) > _HOMES:
+            self._homes.popitem(last=False)
 
     def pressure(self, now: float) -> float:
         """Load factor of the pool: mean over its usable backends; waiting requests add to it."""
@@ -232,15 +255,13 @@ class Fleet:
         """
         self._now = now
         ticket = model.queue.ticket(work, now, placed, refused, tried)
-        if not len(model.queue):
-            backend = self._choose(model, ticket, now)
-            if backend is not None:
-                placed(self._lease(model, backend, work, now))
-                return ticket
+        backend = self.choose(model, ticket, now) if not len(model.queue) else self._home(model, ticket, now)
+        if backend is not None:
+            placed(self._lease(model, backend, work, now))
+            return ticket
         if not any(b.usable(now) and b.id not in tried for b in model.backends):
             raise _no_backend(model)
         model.queue.add(ticket, now)
-        self.serve(model, now)
         return ticket
 
     def lease(self, model: Model, work: Work, tried: set[str] | frozenset[str], now: float) -> "Lease":
@@ -260,19 +281,27 @@ class Fleet:
         self._now = now
         self._assume(now)
         for model in self._models.values():
+            for backend in model.backends:
+                if backend.signals.fresh_until < now:
+                    backend.signals.forget()
             if len(model.queue):
                 model.queue.expire(now)
                 self.serve(model, now)
 
-    def serve(self, model: Model, now: float) -> None:
-        """Place waiting requests while there is room, in the queue's order."""
+    def serve(self, model: Model, now: float, freed: Backend | None = None) -> None:
+        """Place waiting requests, in the queue's order, while there is room: on one backend, or anywhere."""
         self._now = max(self._now, now)
         if not len(model.queue):
             return
         self._assume(now)
         aside: list[Ticket] = []
         while len(aside) < _ASIDE and (ticket := model.queue.next(now)) is not None:
-            backend = self._choose(model, ticket, now)
+            if freed is None:
+                backend = self.choose(model, ticket, now)
+            else:
+                home = model.home_of(ticket.work) or freed
+                open_to = _open((home, freed), ticket, now)
+                backend = open_to[0] if open_to else None
             if backend is not None:
                 model.queue.take(ticket, now)
                 ticket.placed(self._lease(model, backend, ticket.work, now))
@@ -287,15 +316,29 @@ class Fleet:
             else:
                 ticket.refused(_no_backend(model))
 
-    def _choose(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
-        work, tried = ticket.work, ticket.tried
-        available = [
-            b for b in model.backends if b.room(work, now) and b.usable(now) and not (tried and b.id in tried)
-        ]
-        for backend in available:
-            if backend.health.ejected:  # due for its trial, which no strategy would give it
-                return backend
-        return (model.strategy or self._strategy).pick(available, work, now)
+    def choose(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
+        """Of a large pool the next few in rotation are looked at, and where the prompt's blocks are; then all."""
+        strategy = model.strategy or self._strategy
+        model.relax(now)
+        for backend in model.backends:
+            if backend.health.ejected and _open((backend,), ticket, now):
+                return backend  # due for its trial, which no strategy would give it
+        if 0 < strategy.reach < len(model.backends):
+            chosen = strategy.pick(
+                _open(model.some(strategy.reach, ticket.work), ticket, now), ticket.work, now
+            )
+            if chosen is not None:
+                return chosen
+        return strategy.pick(_open(model.backends, ticket, now), ticket.work, now)
+
+    def _home(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
+        """A backend that has most of this prompt in its cache, and so loses little by taking it before others."""
+        if not ticket.work.prefix:
+            return None
+        home = model.home_of(ticket.work)
+        if home is None or 2 * home.warm(ticket.work, now) < ticket.work.prompt:
+            return None
+        return next(iter(_open((home,), ticket, now)), None)
 
     def _lease(self, model: Model, backend: Backend, work: Work, now: float) -> "Lease":
         lease = Lease(self, model, backend, work, now)
@@ -332,6 +375,7 @@ class Lease:
         self._open = True
         signals.sent(self._backlog, work.output)
         backend.took(work, now)
+        model.home(work, backend)
 
     def __enter__(self) -> "Lease":
         return self
@@ -356,7 +400,7 @@ class Lease:
             self._model.ttft.add(now - self.sent_at)
             signals.learn_first(self._backlog, self._ahead, self.sent_at, now)
         self.prefilled()
-        self._fleet.serve(self._model, now)
+        self._fleet.serve(self._model, now, self.backend)
 
     def progress(self, tokens: int, now: float) -> None:
         """`tokens` of output have come so far."""
@@ -400,7 +444,17 @@ class Lease:
         if self._open:
             self._open = False
             self.backend.signals.ended(self._backlog, self._resident, self._left)
-            self._fleet.serve(self._model, now)
+            self._fleet.serve(self._model, now, self.backend)
+
+
+def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:
+    """Those that may be used, have room for this work, and have not failed it before."""
+    work, tried = ticket.work, ticket.tried
+    return [
+        b
+        for b in backends
+        if b.signals.room >= work.prompt and b.id not in tried and b.usable(now) and b.opens(work, now) <= now
+    ]
 
 
 def _no_backend(model: Model) -> Overloaded:
@@ -414,7 +468,8 @@ def _with_history(model: Model, known: dict[str, Backend], before: Model | None)
         if old is not None and old.url == fresh.url:
             old.model, old.api_key, old.weight = fresh.model, fresh.api_key, fresh.weight
             old.price_input, old.price_output = fresh.price_input, fresh.price_output
-            old.max_in_flight, old.region, old.metrics = fresh.max_in_flight, fresh.region, fresh.metrics
+            old.max_in_flight = old.signals.ceiling = fresh.max_in_flight
+            old.region, old.metrics = fresh.region, fresh.metrics
             old.health.configure(fresh.health)
             old.stream_usage = old.stream_usage and fresh.stream_usage  # what it refused, it refuses still
             fresh = old

@@ -20,6 +20,8 @@ SHARED = 24  # requests in a batch that double the time of a decode step: weight
 WAIT_TARGET = 0.5  # seconds a request should wait inside an engine at most, before its own prefill
 WINDOW = 16384  # prompt tokens sent ahead and not yet prefilled, at first
 WINDOW_FLOOR = 2048
+_KV_FULL = 0.95
+_FORGET = 30.0  # seconds without a request after which measured rates begin to fade
 _SMOOTH = 0.05  # weight of a new sample
 
 
@@ -100,6 +102,10 @@ class Ratio:
         self._per += (per - self._per) * weight
         self.samples += 1
 
+    def doubt(self) -> None:
+        """Let the next samples count more."""
+        self.samples = min(self.samples, 4)
+
     def get(self, default: float) -> float:
         return self._value / self._per if self._per > 0 and self._value > 0 else default
 
@@ -126,10 +132,10 @@ class Quota:
 class Signals:
     """One backend's load. Tokens are counted from when a request is sent until it has ended."""
 
-    def __init__(self, pool: "Signals | None" = None, *, stale: float = 6.0) -> None:
-        """`pool`: what the model's backends show together, for a backend that has shown nothing yet."""
-        self._pool = pool
+    def __init__(self, *, stale: float = 6.0) -> None:
+        """`stale`: seconds after which an engine's report means nothing any more."""
         self._stale = stale
+        self.ceiling: int | None = None  # requests, configured
         self.in_flight = 0
         self.backlog = 0  # prompt tokens sent, first token not yet seen
         self.resident = 0  # tokens of requests past their prefill: prompt and output so far
@@ -138,11 +144,14 @@ class Signals:
         self.tpot = Histogram(0.0001)
         self.error_rate = 0.0  # EWMA
         self.report: Report | None = None
+        self.fresh_until = math.inf  # when the report turns stale; infinity without one
+        self.others = 0  # requests at the engine that are not ours, where a fresh report tells
         self.limit: float | None = None  # requests, learned; None: no sign of one
         self.kv_tokens: float | None = None  # capacity of the engine's KV cache, learned
         self.window = float(WINDOW)
         self.per_prompt = PREFILL_SECONDS  # seconds a prompt token, queueing inside the engine included
         self.per_output = DECODE_SECONDS / SHARED  # seconds an output token for each unit of batch
+        self.room = math.inf  # prompt tokens that would be started on soon; -1: none
         self._prefill = Ratio()
         self._alone = Ratio()  # prefill of requests that found nobody ahead
         self._floor = Histogram(0.001)
@@ -161,11 +170,13 @@ class Signals:
         if self._quota is not None:
             self._quota.requests -= 1
             self._quota.tokens -= prompt + output
+        self._settle()
 
     def prefilled(self, read: int, prompt: int) -> None:
         """The first token came, or must have come: of `prompt` tokens `read` were not in the prefix cache."""
         self.backlog -= read
         self.resident += prompt
+        self._settle()
 
     def streamed(self, tokens: int, fewer: int) -> None:
         """`tokens` more are out, and the prediction of what is left fell by `fewer` (negative: rose)."""
@@ -178,6 +189,7 @@ class Signals:
         self.backlog -= backlog
         self.resident -= resident
         self.output_left -= output_left
+        self._settle()
 
     # ── what is learned ─────────────────────────────────────────────────────────────────────────────────
 
@@ -216,6 +228,14 @@ class Signals:
         self._decode.add(seconds, tokens * (SHARED + batch))
         self.per_output = self._decode.get(self.per_output)
 
+    def relax(self, now: float) -> None:
+        """Nothing was seen here for long: what was measured once fades, so that a backend is not shunned for good."""
+        if now - self._last_first > _FORGET and not self.in_flight:
+            self.per_prompt += (PREFILL_SECONDS - self.per_prompt) * _SMOOTH
+            self.per_output += (DECODE_SECONDS / SHARED - self.per_output) * _SMOOTH
+            self._prefill.doubt()
+            self._decode.doubt()
+
     def learn_end(self, failed: bool) -> None:
         self.error_rate += (failed - self.error_rate) * _SMOOTH
         if not failed and self.limit is not None and self.in_flight + 1 >= self.limit:
@@ -224,12 +244,19 @@ class Signals:
     def rejected(self) -> None:
         """The engine would not take one more than it has."""
         self.limit = max(1.0, 0.9 * self.in_flight)
+        self._settle()
 
     def reported(self, report: Report) -> None:
-        """An engine's own figures. Requests that keep waiting there show how many it runs at a time."""
-        self._waited = self._waited + 1 if report.waiting else 0
+        """An engine's own figures. Requests waiting while it keeps running as many show how many it can run.
+
+        Waiting alone shows nothing: prompts wait for their turn to be read in engines with places to spare.
+        """
+        same = self.report is not None and report.running == self.report.running
+        self._waited = self._waited + 1 if report.waiting and same else 0
         self.report = report
-        if report.waiting and self._waited >= 2 and report.running:
+        self.fresh_until = report.at + self._stale
+        self.others = max(0, report.running + report.waiting - self.in_flight)
+        if self._waited >= 2 and report.running:
             self.limit = float(report.running)
         elif not report.waiting and self.limit is not None and self.in_flight + 1 >= self.limit:
             self.limit += max(1.0, self.limit / 10)
@@ -239,6 +266,12 @@ class Signals:
                 self.kv_tokens = (
                     seen if self.kv_tokens is None else self.kv_tokens + (seen - self.kv_tokens) / 4
                 )
+        self._settle()
+
+    def forget(self) -> None:
+        """The report has turned stale: what it said is unknown."""
+        self.report, self.fresh_until, self.others, self._waited = None, math.inf, 0, 0
+        self._settle()
 
     def granted(self, requests: float | None, tokens: float | None, reset_at: float) -> None:
         """A hosted API said what is left until `reset_at`; None is unlimited."""
@@ -248,39 +281,41 @@ class Signals:
 
     # ── what follows ────────────────────────────────────────────────────────────────────────────────────
 
-    def fresh(self, now: float) -> Report | None:
-        """The engine's report, unless it is too old to mean anything."""
-        report = self.report
-        return report if report is not None and now - report.at <= self._stale else None
+    def _settle(self) -> None:
+        """Kept ready, as every arrival asks every backend."""
+        room = self.window - self.backlog if self.backlog else math.inf
+        if self.kv_tokens is not None and self.in_flight:
+            held = self.backlog + self.resident + self.output_left // 2
+            room = min(room, _KV_FULL * self.kv_tokens - held)
+        limit = self.limit if self.ceiling is None else self.ceiling
+        if limit is not None and self.in_flight + self.others + 1 > limit:
+            room = -1 if self.in_flight or self.ceiling is not None else room
+        self.room = room
 
-    def others(self, now: float) -> int:
-        """Requests at the engine that are not ours, where its report tells."""
-        report = self.fresh(now)
-        return 0 if report is None else max(0, report.running + report.waiting - self.in_flight)
-
-    def granted_until(self, tokens: int, now: float) -> float | None:
-        """When a used-up quota is renewed; None while there is enough of it."""
+    def granted_at(self, tokens: int, now: float) -> float:
+        """When a used-up quota is renewed; 0 while there is enough of it."""
         quota = self._quota
         if quota is None or now >= quota.reset_at or (quota.requests >= 1 and quota.tokens >= tokens):
-            return None
+            return 0.0
         return quota.reset_at
 
-    def load(self, now: float, max_in_flight: int | None) -> float:
+    def load(self, now: float) -> float:
         """0 idle, 1 at capacity: the scarcest of places, prefill window, KV cache."""
-        report = self.fresh(now)
-        limit = max_in_flight or self.limit
+        if now > self.fresh_until:
+            self.forget()
+        limit = self.limit if self.ceiling is None else self.ceiling
         part = self.backlog / self.window
         if limit is not None:
-            part = max(part, (self.in_flight + self.others(now)) / limit)
+            part = max(part, (self.in_flight + self.others) / limit)
         if self.kv_tokens:
             part = max(part, (self.resident + self.backlog) / self.kv_tokens)
-        if report is not None and report.kv_use is not None:
-            part = max(part, report.kv_use)
+        if self.report is not None and self.report.kv_use is not None:
+            part = max(part, self.report.kv_use)
         return part
 
     def state(self, now: float) -> dict[str, Any]:
         """What the admin API shows."""
-        report = self.fresh(now)
+        report = self.report if now <= self.fresh_until else None
         return {
             "in_flight": self.in_flight,
             "prompt_tokens_ahead": self.backlog,

@@ -11,6 +11,7 @@ from zlib import crc32
 from gateway.exchange import Work
 from gateway.interfaces import B, RoutingStrategy
 
+_REACH = 24  # the best of so many is nearly the best of all, and gateways that choose alike do not stampede
 _YIELD = 0.8  # load factor beyond which affinity looks elsewhere
 _SLOWER = 2.0  # how much longer than the best a backend may take before affinity gives way
 
@@ -18,12 +19,16 @@ _SLOWER = 2.0  # how much longer than the best a backend may take before affinit
 class LeastCompletion:
     """The backend where this work is expected to be complete first."""
 
+    reach = _REACH
+
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None:
         return _least(available, lambda b: b.expected(work, now), now)
 
 
 class TwoChoices:
     """The better of two drawn at random: nearly as good as the best of all, and it does not stampede."""
+
+    reach = _REACH
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -37,12 +42,16 @@ class TwoChoices:
 class LeastInFlight:
     """The backend with the fewest requests in progress; the first listed wins ties."""
 
+    reach = 0
+
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None:
         return _least(available, lambda b: b.in_flight + 1.0, now)
 
 
 class LowestCost:
     """The cheapest backend for this work; among equally cheap ones the quickest. Full ones are not available."""
+
+    reach = 0
 
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None:
         if not available:
@@ -59,6 +68,8 @@ class Affinity:
     Without a trace of either, a session is mapped by rendezvous hashing, which moves only what it must when
     backends come and go.
     """
+
+    reach = _REACH
 
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None:
         quickest = _least(available, lambda b: b.expected(work, now), now)
@@ -77,6 +88,8 @@ class Affinity:
 class Weighted:
     """At random in proportion to weight, blind to load."""
 
+    reach = 0
+
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
@@ -88,6 +101,8 @@ class Weighted:
 
 class Rotation:
     """Each backend in its turn, blind to load: a reference that better strategies are measured against."""
+
+    reach = 0
 
     def __init__(self) -> None:
         self._next = 0
@@ -101,6 +116,8 @@ class Rotation:
 
 class Uniform:
     """Any backend with the same chance, blind to load: the other reference."""
+
+    reach = 0
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
