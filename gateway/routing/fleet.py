@@ -174,7 +174,7 @@ class Model:
     def waiting(self, now: float) -> float:
         """Requests that wait for each of its usable backends, here and, where they tell, inside them."""
         usable = [b for b in self.backends if b.usable(now)]
-        reports = (b.signals.fresh(now) for b in usable)
+        reports = (b.signals.report for b in usable if now <= b.signals.fresh_until)
         inside = sum(report.waiting for report in reports if report is not None)
         return (len(self.queue) + inside) / max(1, len(usable))
 

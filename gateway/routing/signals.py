@@ -103,8 +103,8 @@ class Ratio:
         self.samples += 1
 
     def doubt(self) -> None:
-        """Let the next samples count more."""
-        self.samples = min(self.samples, 4)
+        """Let the next sample say all."""
+        self.samples = 0
 
     def get(self, default: float) -> float:
         return self._value / self._per if self._per > 0 and self._value > 0 else default
@@ -229,10 +229,11 @@ class Signals:
         self.per_output = self._decode.get(self.per_output)
 
     def relax(self, now: float) -> None:
-        """Nothing was seen here for long: what was measured once fades, so that a backend is not shunned for good."""
+        """Nothing was seen here for long: hope grows with each request that goes elsewhere, so that a backend is
+        not shunned for good, and the next sample says all."""
         if now - self._last_first > _FORGET and not self.in_flight:
-            self.per_prompt += (PREFILL_SECONDS - self.per_prompt) * _SMOOTH
-            self.per_output += (DECODE_SECONDS / SHARED - self.per_output) * _SMOOTH
+            self.per_prompt *= 1 - _SMOOTH
+            self.per_output *= 1 - _SMOOTH
             self._prefill.doubt()
             self._decode.doubt()
 

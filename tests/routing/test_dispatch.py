@@ -535,7 +535,7 @@ def test_errors_that_are_no_attempts_fault_give_the_place_back() -> None:
 
 def full(pool: Pool) -> Pool:
     for one in pool.fleet.backends:
-        one.max_in_flight = 1
+        one.max_in_flight = one.signals.ceiling = 1
     return pool
 
 

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError, Overloaded
 from gateway.exchange import Work
 from gateway.routing.admission import Queue
-from gateway.routing.fleet import Backend, Fleet, Lease, Model, Sound
+from gateway.routing.fleet import Backend, Fleet, Lease, Model
+from gateway.routing.health import Health
 from gateway.routing.signals import Report
 from gateway.routing.strategies import strategy
 
 KINDS = ["refused", "rejected", "timeout", "broken", "server_error", "cancelled"]
 
 
-class Ejected(Sound):
+class Ejected(Health):
     def available(self, now: float) -> bool:
         return False
 
@@ -98,7 +99,7 @@ def test_drained_and_ejected_backends_get_nothing() -> None:
 
 
 def test_a_throttled_backend_is_waited_for() -> None:
-    health = Sound()
+    health = Health()
     health.throttled_until = 5.0
     pool = Pool(backend("a", health=health))
     assert pool.arrive().waiting
