@@ -21,7 +21,18 @@ from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
 from gateway.cache.semantic import choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
-from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, Reply, Request, Reuse
+from gateway.exchange import (
+    Decision,
+    Entry,
+    Exchange,
+    Forward,
+    Join,
+    Refuse,
+    Reply,
+    Request,
+    Reuse,
+    request_digest,
+)
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
@@ -421,7 +432,7 @@ class Pipeline:
             cost=0.0,
             temperature=_temperature(request),
             tags=request.controls.tags,
-            request_id=x.request_id,
+            request=request_digest(x.request_id),
         )
 
     async def _store(self, x: Exchange, model: Model, call: Call) -> None:

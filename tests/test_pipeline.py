@@ -343,7 +343,7 @@ def test_a_purge_reaches_an_answer_that_is_being_made(gateway: Running, backend:
     during(gateway, backend, change)
     gateway.settle()
     assert backend.calls == 2
-    assert [e.request_id for e in gateway.app.cache.catalog.entries()] != ["first"]
+    assert [e.request for e in gateway.app.cache.catalog.entries()] != [request_digest("first")]
     assert len(gateway.app.cache.catalog) == 1
 
 

@@ -436,7 +436,7 @@ class Worker:
             self._post(_deliver, [(bulk.future, np.concatenate(bulk.parts), None)])
 
     def _upkeep(self) -> None:
-        """One step of at most one rebuild: begin, gather, build elsewhere, settle."""
+        """One step of at most one rebuild: begin; gather, build elsewhere, settle, as often as it takes."""
         try:
             if self._rebuild is None:
                 self._rebuild = self._indexes.begin() if self._indexes.due else None
@@ -472,7 +472,7 @@ class Worker:
             self._rebuild = self._builder = None
             _give_back()
         else:
-            self._build()
+            self._builder = None  # there is more to gather
 
     def _abandon(self, error: BaseException) -> None:
         self.counts.rebuilds_failed += 1

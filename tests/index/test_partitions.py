@@ -30,6 +30,10 @@ def filled(n: int, **limits: float) -> tuple[Partitions, Vector]:
 def begun(partitions: Partitions) -> Rebuild:
     rebuild = partitions.begin()
     assert rebuild is not None
+    return gathered(rebuild)
+
+
+def gathered(rebuild: Rebuild) -> Rebuild:
     while not rebuild.gather():
         pass
     return rebuild
@@ -131,7 +135,7 @@ def test_many_changes_go_back_to_the_builder() -> None:
         partitions.add(id, b"p", vector)
     assert not partitions.settle(rebuild)
     partitions.remove(500, b"p")
-    rebuild.build()
+    gathered(rebuild).build()
     assert partitions.settle(rebuild)
     assert len(partitions) == 60 + SETTLE
     assert partitions.search(b"p", more[5], 1)[0][0] == 505
@@ -197,6 +201,7 @@ def test_building_on_another_thread_beside_searches_and_changes() -> None:
         thread.join()
         if partitions.settle(rebuild):
             break
+        gathered(rebuild)
     else:
         pytest.fail("never settled")
     assert next_id > 3000
@@ -257,7 +262,7 @@ class Upkeep(RuleBasedStateMachine):
             self.rebuild = None
         elif self.rebuild and self.built:
             self.rebuild = None if self.partitions.settle(self.rebuild) else self.rebuild
-            self.built = False
+            self.gathered = self.built = False
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
