@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, Literal, TypeAlias
@@ -75,22 +75,28 @@ class Answer:
 
 
 _REAL = Struct("d")
+_NUMBERS = ("created", "expires", "cost", "size", "prompt_tokens", "completion_tokens", "request")
+_UNSET = bytes(len(_NUMBERS) * _REAL.size)
 
 
-def _number(row: int, kind: type[float] | type[int]) -> Any:
-    """The property behind one of an entry's numbers: its place among the packed, and what it is read as."""
-    start, end = row * _REAL.size, (row + 1) * _REAL.size
+def _number(name: str, kind: type[float] | type[int]) -> Any:
+    """The property behind one of an entry's packed numbers, and what it is read as."""
+    start = _NUMBERS.index(name) * _REAL.size
+    end = start + _REAL.size
     unpack, pack = _REAL.unpack_from, _REAL.pack
 
-    def read(entry: "Entry") -> float:
+    def real(entry: "Entry") -> float:
         value: float = unpack(entry._numbers, start)[0]
-        return value if kind is float else int(value)
+        return value
+
+    def whole(entry: "Entry") -> int:
+        return int(unpack(entry._numbers, start)[0])
 
     def write(entry: "Entry", value: float) -> None:
         packed: bytes = getattr(entry, "_numbers", _UNSET)
         entry._numbers = packed[:start] + pack(value) + packed[end:]
 
-    return property(read, write)
+    return property(real if kind is float else whole, write)
 
 
 @dataclass
@@ -124,36 +130,20 @@ class Entry(_Fields):
     one bytes object, as doubles: whole numbers are exact up to 2^53.
     """
 
-    __slots__ = (
-        "_numbers",
-        "category",
-        "endpoint",
-        "exact",
-        "hits",
-        "id",
-        "model",
-        "partition",
-        "question",
-        "tags",
-        "temperature",
-        "tenant",
-    )
+    __slots__ = ("_numbers", *(each.name for each in fields(_Fields) if each.name not in _NUMBERS))
     _numbers: bytes
-    created = _number(0, float)
-    expires = _number(1, float)
-    cost = _number(2, float)
-    size = _number(3, int)
-    prompt_tokens = _number(4, int)
-    completion_tokens = _number(5, int)
-    request = _number(6, int)
+    created: float = _number("created", float)
+    expires: float = _number("expires", float)
+    cost: float = _number("cost", float)
+    size: int = _number("size", int)
+    prompt_tokens: int = _number("prompt_tokens", int)
+    completion_tokens: int = _number("completion_tokens", int)
+    request: int = _number("request", int)
 
     @property
     def name(self) -> str:
         """The id as it appears in headers and the admin API."""
         return f"{self.id:016x}"
-
-
-_UNSET = bytes(7 * _REAL.size)
 
 
 def request_digest(request_id: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.exchange import request_digest
 from tests.harness import Running, ScriptedBackend
 from tests.harness.gateway import PRIVATE
 

@@ -15,7 +15,7 @@ from gateway.interfaces import Vector
 
 Index = FlatIndex | HnswIndex
 Piece = tuple[set[int], list[int], Vector]  # ids that are gone, ids that live, and their vectors (n, d)
-PIECES = 32  # of `CHUNK` vectors, copied for one run of the builder: 13 MB at 384 dimensions
+PIECES = 8  # of `CHUNK` vectors, copied for one run of the builder: 3 MB at 384 dimensions
 SETTLE = 32  # changes replayed on the owner thread at the swap; more go back to the builder
 ROUNDS = 8  # after so many rounds the rest is replayed at once: mutations outrun the builder
 
