@@ -148,7 +148,7 @@ class Entry(_Fields):
 
 def request_digest(request_id: str) -> int:
     """48 bits of a request id, to purge by: among a million entries two agree once in 300 million purges."""
-    return int.from_bytes(blake2b(request_id.encode(), digest_size=6).digest())
+    return int.from_bytes(blake2b(request_id.encode("utf-8", "replace"), digest_size=6).digest())
 
 
 @dataclass(frozen=True, slots=True)

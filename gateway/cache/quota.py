@@ -8,6 +8,7 @@ the category furthest over its guarantee gives up its least valuable entries.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from gateway.exchange import Entry
@@ -22,9 +23,9 @@ def value(entry: Entry, priority: float, now: float) -> float:
     The hit rate is smoothed by one prior hit over an hour, so that a new entry is neither worthless nor
     priceless. Cost is dollars saved a hit; free models still count, by a floor.
     """
-    age = max(now - entry.created, 0.0)
-    hit_rate = (entry.hits + 1.0) / (age + 3600.0)
-    return priority * hit_rate * max(entry.cost, 1e-6) / max(entry.size, 1)
+    age, cost, size = now - entry.created, entry.cost, entry.size  # each is read once: it is unpacked
+    hit_rate = (entry.hits + 1.0) / ((age if age > 0.0 else 0.0) + 3600.0)
+    return priority * hit_rate * (cost if cost > 1e-6 else 1e-6) / (size or 1)
 
 
 class Ledger:
@@ -48,9 +49,11 @@ class Ledger:
         self._guarantees = guarantees
         self._priority = priority
         self.entries: dict[int, Entry] = {}  # all that is charged, by id; changed here alone
-        self._bytes: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._ids: dict[str, list[int]] = {}  # by category, to sample from; up to half may be gone
+        self._bytes: defaultdict[str, int] = defaultdict(int)
+        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._ids: defaultdict[str, list[int]] = defaultdict(
+            list
+        )  # by category, to sample from; up to half may be gone
         self._rng = rng or random.Random()
 
     def govern(self, guarantees: Mapping[str, int], priority: Callable[[str], float]) -> None:
@@ -73,9 +76,9 @@ class Ledger:
     def charge(self, entry: Entry) -> None:
         category, size = entry.category, entry.size
         self.entries[entry.id] = entry
-        self._ids.setdefault(category, []).append(entry.id)
-        self._counts[category] = self.count_of(category) + 1
-        self._bytes[category] = self.bytes_of(category) + size
+        self._ids[category].append(entry.id)
+        self._counts[category] += 1
+        self._bytes[category] += size
         self.used += size
 
     def refund(self, entry: Entry) -> None:
@@ -102,7 +105,9 @@ class Ledger:
         ids = self._ids[category]
         some = ids if len(ids) <= 4 * _SAMPLE else self._rng.choices(ids, k=_SAMPLE)
         weight = self._priority(category)
-        return min(self._live(some) or self._live(ids), key=lambda e: (e.id == spare, value(e, weight, now)))
+        live = self._live(some) or self._live(ids)
+        others = [entry for entry in live if entry.id != spare]
+        return min(others or live, key=lambda entry: value(entry, weight, now))
 
     def _live(self, ids: list[int]) -> list[Entry]:
         return [entry for id in ids if (entry := self.entries.get(id)) is not None]
