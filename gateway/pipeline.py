@@ -33,6 +33,7 @@ from gateway.exchange import (
     Reply,
     Request,
     Reuse,
+    request_digest,
 )
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
@@ -473,7 +474,7 @@ class Pipeline:
             cost=0.0,
             temperature=_temperature(request),
             tags=request.controls.tags,
-            request_id=x.request_id,
+            request=request_digest(x.request_id),
         )
 
     def _kept_for(self, x: Exchange) -> float:

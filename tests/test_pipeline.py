@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gateway.exchange import request_digest
 from tests.harness import Running, ScriptedBackend
 from tests.harness.backend import Seen
 from tests.harness.gateway import PRIVATE
@@ -363,7 +364,7 @@ def test_a_purge_reaches_an_answer_that_is_being_made(gateway: Running, backend:
     during(gateway, backend, change)
     gateway.settle()
     assert backend.calls == 2
-    assert [e.request_id for e in gateway.app.cache.catalog.entries()] != ["first"]
+    assert [e.request for e in gateway.app.cache.catalog.entries()] != [request_digest("first")]
     assert len(gateway.app.cache.catalog) == 1
 
 

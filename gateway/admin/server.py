@@ -29,7 +29,7 @@ from gateway.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
-from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling
+from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest
 from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
 from gateway.policy.fields import seconds
@@ -322,7 +322,8 @@ class AdminServer:
             tests.append(lambda e: e.id == id)
         if "request_id" in wanted:
             ids = {r.entry for r in self._receipts.find_any(wanted["request_id"])}
-            tests.append(lambda e: e.id in ids or e.request_id == wanted["request_id"])
+            digest = request_digest(wanted["request_id"])
+            tests.append(lambda e: e.id in ids or e.request == digest)
         return lambda entry: all(test(entry) for test in tests)
 
     async def _backends(self, request: web.Request) -> web.Response:
