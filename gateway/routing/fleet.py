@@ -387,7 +387,8 @@ class Lease:
         """The engine has read the prompt."""
         if self._open and self._backlog:
             self.backend.signals.prefilled(self._backlog, self.work.prompt)
-            self._resident, self._backlog = self.work.prompt, 0
+            self._resident += self.work.prompt
+            self._backlog = 0
 
     def first(self, now: float) -> None:
         """The first byte of the answer has come."""
