@@ -49,6 +49,7 @@ class Burst(Run):
     policy: Policy
     adaptation: Adaptation
     asked: Sequence[Asked]
+    judge: bool = False  # every hit is, as its label says
     told: list[Told] = field(default_factory=list)
     factors: list[tuple[float, float]] = field(default_factory=list)  # (seconds, λ), one a sample
     _sampled: float = 0.0
@@ -60,6 +61,8 @@ class Burst(Run):
         self.told.append(told)
         if look is not None and hit(self.policy, look, load):
             told.hit = True
+            if self.judge:
+                self.adaptation.judged(look.label[0], wrong=not look.duplicate)
             told.outcome.ttft, told.outcome.began = LOOKUP, self.now + LOOKUP
             told.outcome.ended = told.outcome.began
             return
@@ -97,7 +100,14 @@ class Tally:
 
 
 def play(
-    policy: Policy, terms: LoadTerms, asked: Sequence[Asked], engines: int, seed: int, phases: Phases
+    policy: Policy,
+    terms: LoadTerms,
+    asked: Sequence[Asked],
+    engines: int,
+    seed: int,
+    phases: Phases,
+    *,
+    judge: bool = False,
 ) -> tuple[dict[str, Tally], list[tuple[float, float]]]:
     """Tallies by phase, and λ over time."""
     backends = tuple(Backend(str(place), "", None, "", 1.0, True) for place in range(engines))
@@ -109,6 +119,7 @@ def play(
         policy=policy,
         adaptation=Adaptation(terms),
         asked=asked,
+        judge=judge,
     )
     run.play([each.arrival for each in asked])
     names = [phases.name(told.outcome.arrival.at) for told in run.told]

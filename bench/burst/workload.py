@@ -1,6 +1,6 @@
 """What is asked before, during and after a burst: labelled questions whose partner is stored, among questions never seen.
 
-Every labelled question is the second of a pair, duplicate or not, in the ratio of the data, and used once. So a right
+Every labelled question is one of a pair, duplicate or not, in the ratio of the data, and used once. So a right
 hit is a duplicate that hits, and a wrong one a non-duplicate that does. Lengths are a recorded trace's.
 """
 
