@@ -41,12 +41,12 @@ from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
-from gateway.metrics import Metrics, Reading
+from gateway.metrics import Labels, Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
 from gateway.policy.load import Adaptation, LoadTerms
-from gateway.policy.policy import Policy
+from gateway.policy.policy import Policy, adapt
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.routing.admission import Queue
@@ -500,9 +500,19 @@ class App:
         left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
         factors = [((name,), value) for name, value in self.adaptation.factors.items()]
         yield "gateway_load_factor", "How far load relaxes cache policies.", "gauge", ("model",), factors
+        text = "Least similarity of a semantic hit."
+        yield "gateway_category_threshold", text, "gauge", ("category", "model"), self._thresholds()
         frozen = [((name,), name in self.adaptation.frozen) for name in self.policy.current.names]
         yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), frozen
         yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
+
+    def _thresholds(self) -> Iterator[tuple[Labels, float]]:
+        """Of each category with a semantic step, under the load of each model."""
+        for category in self.policy.current.book.categories:
+            if category.cache.mode in ("semantic", "shadow"):
+                for model in self.fleet.models:
+                    factor = self._load_on(model.name).of(category.name)
+                    yield (category.name, model.name), adapt(category, factor)[0]
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""

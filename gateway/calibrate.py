@@ -129,12 +129,20 @@ def calibrate(
     rows = _rows(similarity, duplicate, agreed, categories, max_error)
     risks = () if load_error is None else np.linspace(max_error, load_error, STEPS + 1)[1:].tolist()
     eased = [_rows(similarity, duplicate, agreed, categories, risk) for risk in risks]
-    budgets = {
+    return Calibration(max_error, rows, _budgets(rows, eased))
+
+
+def _budgets(rows: Sequence[Row], eased: Sequence[Sequence[Row]]) -> dict[str, tuple[float, ...]]:
+    """Of each category the stricter of its own thresholds and of those of all pairs, which come first.
+
+    The far end of a category is a few dozen wrong hits: its own thresholds there are partly luck.
+    """
+    paths = {
         row.category: tuple(step.threshold for step in steps if step.threshold is not None)
         for row, *steps in zip(rows, *eased, strict=True)
         if steps and row.threshold is not None
     }
-    return Calibration(max_error, rows, budgets)
+    return {name: tuple(map(max, path, paths[ALL])) for name, path in paths.items()}
 
 
 def _rows(

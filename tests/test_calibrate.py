@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from gateway.calibrate import ALL, FLOOR, encode, read_pairs, run
+from gateway.calibrate import ALL, FLOOR, calibrate, encode, read_pairs, run
 from gateway.errors import Invalid
 from gateway.interfaces import Vector
 
@@ -117,6 +117,17 @@ def test_an_error_that_load_may_spend_becomes_a_budget_of_thresholds(tmp_path: P
     last = run(source, 0.3, tmp_path / "out", Angles(), Shouting(), by_sign)
     assert steps[-1] == last.thresholds["upper"]
     assert "lower" not in found.budgets  # too few to certify anything
+
+
+def test_a_budget_is_no_looser_than_that_of_all_pairs_together() -> None:
+    rng = np.random.default_rng(3)
+    names = ["lucky"] * 200 + ["common"] * 800
+    similarity = np.concatenate([rng.uniform(0.2, 0.75, 200), rng.uniform(0.2, 1.0, 800)])
+    others, agreed = np.zeros(1000, dtype=bool), np.ones(1000, dtype=bool)
+    found = calibrate(similarity, others, agreed, names, 0.01, 0.1).budgets
+    alone = calibrate(similarity[:200], others[:200], agreed[:200], names[:200], 0.01, 0.1).budgets
+    assert alone["lucky"][-1] < found["lucky"][-1] == found[ALL][-1]
+    assert found["common"][-1] > found[ALL][-1]
 
 
 def test_load_may_not_have_less_than_calm(tmp_path: Path) -> None:

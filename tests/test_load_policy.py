@@ -39,6 +39,12 @@ def explained(gateway: Running) -> Any:
     return gateway.http.post(f"{gateway.admin}/explain", json=body, headers=headers).json()
 
 
+def _threshold(gateway: Running) -> float:
+    series = 'gateway_category_threshold{category="default",model="m"} '
+    lines = gateway.http.get(f"{gateway.admin}/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(series)).removeprefix(series))
+
+
 def test_an_expired_answer_is_served_when_no_backend_can_answer(
     start: Start, backend: ScriptedBackend
 ) -> None:
@@ -145,6 +151,7 @@ def test_a_burst_relaxes_the_threshold_and_its_end_brings_it_back(
         assert eased.headers["x-gateway-how"] == "semantic"
         assert eased.headers["x-gateway-load"] == "1.00"
         assert eased.headers["x-gateway-threshold"] == "0.9500"
+        assert _threshold(gateway) == 0.95
         assert explained(gateway)["load"] == {
             "factor": 1.0,
             "frozen": False,
@@ -157,6 +164,7 @@ def test_a_burst_relaxes_the_threshold_and_its_end_brings_it_back(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert explained(gateway)["ruling"]["threshold"] == 0.99
+    assert _threshold(gateway) == 0.99
 
 
 def test_a_category_whose_hits_are_called_bad_is_not_relaxed(start: Start, backend: ScriptedBackend) -> None:

@@ -20,7 +20,7 @@ def operating_points(
 ) -> Table:
     """One row a category (the first question's) and one for all together."""
     hits = _hits(measured, embedder, policy, folder)
-    names = _categories([pair.a for pair in measured.pairs], embedder, policy, folder)
+    names = categories([pair.a for pair in measured.pairs], embedder, policy, folder)
     table = Table(
         f"{name} shipped policies",
         f"{name}: the shipped policies, guard and classifier together",
@@ -67,8 +67,8 @@ def _counts(measured: Measured, hits: np.ndarray, mine: np.ndarray) -> list[str]
 
 
 def _hits(measured: Measured, embedder: Embedder, policy: Policy, folder: Path) -> np.ndarray:
-    asked = _categories([pair.a for pair in measured.pairs], embedder, policy, folder)
-    stored = _categories([pair.b for pair in measured.pairs], embedder, policy, folder)
+    asked = categories([pair.a for pair in measured.pairs], embedder, policy, folder)
+    stored = categories([pair.b for pair in measured.pairs], embedder, policy, folder)
     demands = [_demand(policy, a, b) for a, b in zip(asked, stored, strict=True)]
     return np.array(
         [
@@ -86,7 +86,7 @@ def _demand(policy: Policy, a: str, b: str) -> tuple[str, float]:
     return stricter(one.mode, other.mode), max(one.threshold, other.threshold)
 
 
-def _categories(texts: list[str], embedder: Embedder, policy: Policy, folder: Path) -> list[str]:
+def categories(texts: list[str], embedder: Embedder, policy: Policy, folder: Path) -> list[str]:
     names, utterances = policy.utterances()
     classifier = Prototypes.fit(names, vectors(embedder, utterances, folder))
     distinct = sorted(set(texts))

@@ -41,6 +41,16 @@ def test_law_and_medicine_are_the_strictest_and_never_offloaded():
     assert all(c.load.threshold_slack == 0 for c in strict)
 
 
+def test_load_spends_budgets_downwards_and_old_answers_are_served_only_where_that_does_no_harm():
+    for category in load_folder(shipped()).categories:
+        path = category.load.budget
+        assert list(path) == sorted(path, reverse=True)
+        assert not path or path[-1] == category.load.threshold_floor < category.cache.threshold
+        assert bool(path) == (category.load.max_error is not None)
+        harmful = category.name in STALE | STRICT
+        assert category.cache.grace == (0 if harmful else category.cache.lifetime)
+
+
 def test_an_installed_package_carries_its_own_and_a_broken_one_says_so(tmp_path, monkeypatch):
     package = tmp_path / "gateway"
     package.mkdir()

@@ -1,0 +1,1 @@
+"""A burst beyond capacity on a virtual clock, with and without load-adaptive cache policies, on labelled questions."""
