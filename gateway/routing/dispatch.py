@@ -24,6 +24,7 @@ from gateway.routing.budget import Budget
 from gateway.routing.fleet import Backend, Fleet, Lease, Model
 from gateway.routing.health import Kind
 from gateway.routing.mirror import Mirror
+from gateway.routing.prefix import ENDS, blocks
 from gateway.routing.upstream import Failed, Incoming, Sent, Upstream, late
 
 log = logging.getLogger("gateway.routing")
@@ -238,6 +239,7 @@ class Dispatch:
         request, lengths = x.request, self._fleet.lengths
         category = x.ruling.category if x.ruling else ""
         size = len(request.raw) if request else 0
+        several = len(model.backends) > 1  # else all prompts go to the same cache
         bound = (
             next((v for n in _BOUNDS if type(v := request.fields.get(n)) is int), None) if request else None
         )
@@ -253,6 +255,8 @@ class Dispatch:
             priority=_PRIORITIES.get(x.headers.get("x-gateway-priority", "")) or self._priority(x.tenant),
             deadline=None if within is None else self._clock() + within,
             session=x.headers.get("x-gateway-session", "")[:200],
+            prefix=blocks(request.endpoint, request.fields, size, x.tenant) if request and several else (),
+            ends=ENDS,
             size=size,
             stream=not hold,
         )
@@ -440,6 +444,8 @@ class Dispatch:
         ejections = backend.health.ejections
         backend.health.failed(failed.kind, now, eject=self._may_eject(model, backend, failed.kind, now))
         if backend.health.ejections > ejections:
+            if failed.kind == "refused":
+                backend.restarted()
             log.warning("backend ejected", extra={"fields": {"backend": backend.id, "kind": failed.kind}})
         if failed.kind == "rejected":
             said = None if failed.held is None else ratelimits.pause(failed.held.headers)

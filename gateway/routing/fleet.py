@@ -74,10 +74,18 @@ class Backend:
             if block not in known:
                 break
             held += 1
-        return work.prompt * held // len(work.prefix) if held else 0
+        if not held:
+            return 0
+        if not work.ends:
+            return work.prompt * held // len(work.prefix)
+        return min(work.prompt, work.prompt * work.ends[held - 1] // work.size)
 
     def given(self, now: float) -> float:
         return self._given * math.exp((self._given_at - now) / _SHARE_SECONDS)
+
+    def restarted(self) -> None:
+        """Nobody listens there: what was in the engine's cache is gone."""
+        self._prefixes.clear()
 
     def usable(self, now: float) -> bool:
         return not self.draining and self.health.available(now)
@@ -286,7 +294,17 @@ class Fleet:
                     backend.signals.forget()
             if len(model.queue):
                 model.queue.expire(now)
+                self._release(model, now)
                 self.serve(model, now)
+
+    def _release(self, model: Model, now: float) -> None:
+        """Who waits for backends that are all out is told, so that a fallback model can be asked."""
+        usable = {b.id for b in model.backends if b.usable(now)}
+        if len(usable) < len(model.backends):
+            for ticket in model.queue.tickets():
+                if ticket.waiting and usable <= ticket.tried:
+                    model.queue.remove(ticket)
+                    ticket.refused(_no_backend(model))
 
     def serve(self, model: Model, now: float, freed: Backend | None = None) -> None:
         """Place waiting requests, in the queue's order, while there is room: on one backend, or anywhere."""
@@ -320,16 +338,11 @@ class Fleet:
         """Of a large pool the next few in rotation are looked at, and where the prompt's blocks are; then all."""
         strategy = model.strategy or self._strategy
         model.relax(now)
-        for backend in model.backends:
-            if backend.health.ejected and _open((backend,), ticket, now):
-                return backend  # due for its trial, which no strategy would give it
         if 0 < strategy.reach < len(model.backends):
-            chosen = strategy.pick(
-                _open(model.some(strategy.reach, ticket.work), ticket, now), ticket.work, now
-            )
+            chosen = _best(strategy, model.some(strategy.reach, ticket.work), ticket, now)
             if chosen is not None:
                 return chosen
-        return strategy.pick(_open(model.backends, ticket, now), ticket.work, now)
+        return _best(strategy, model.backends, ticket, now)
 
     def _home(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
         """A backend that has most of this prompt in its cache, and so loses little by taking it before others."""
@@ -421,7 +434,7 @@ class Lease:
         tokens = output or self._tokens
         if self.first_at is not None and status < 400:
             began = self.first_at if self.work.stream else self.sent_at + self._backlog * signals.per_prompt
-            signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2)
+            signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2, now)
             self._fleet.lengths.learn(self.work, prompt, output or self._tokens)
             self._model.latency.add(now - self.sent_at, now)
         signals.learn_end(failed=status >= 500)
@@ -446,6 +459,17 @@ class Lease:
             self._open = False
             self.backend.signals.ended(self._backlog, self._resident, self._left)
             self._fleet.serve(self._model, now, self.backend)
+
+
+def _best(
+    strategy: RoutingStrategy, backends: Sequence[Backend], ticket: Ticket, now: float
+) -> Backend | None:
+    """The strategy's pick, unless one is due for its trial, which no strategy would give it."""
+    available = _open(backends, ticket, now)
+    for backend in available:
+        if backend.health.ejected:
+            return backend
+    return strategy.pick(available, ticket.work, now)
 
 
 def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:

@@ -157,6 +157,7 @@ class Signals:
         self._floor = Histogram(0.001)
         self._decode = Ratio()
         self._last_first = 0.0
+        self._heard_at: float | None = None  # last anything was learned here, or first asked for
         self._shrunk_at = -math.inf
         self._waited = 0  # reports in a row with requests waiting
         self._quota: Quota | None = None
@@ -202,7 +203,7 @@ class Signals:
         ttft = max(now - sent_at, 1e-6)
         self.ttft.add(ttft)
         self._prefill.add(now - max(sent_at, self._last_first), prompt)
-        self._last_first = now
+        self._last_first = self._heard_at = now
         self.per_prompt = self._prefill.get(self.per_prompt)
         if ahead == 0:
             self._alone.add(ttft, prompt)
@@ -216,7 +217,7 @@ class Signals:
         elif wait < WAIT_TARGET / 2 and ahead + prompt > self.window / 2:
             self.window += prompt
 
-    def learn_decode(self, tokens: int, seconds: float, batch: float) -> None:
+    def learn_decode(self, tokens: int, seconds: float, batch: float, now: float) -> None:
         """`tokens` came in `seconds` while about `batch` requests shared the engine.
 
         A step's time is a constant and a part that grows with the batch: seconds a token are kept per unit
@@ -226,12 +227,15 @@ class Signals:
             return
         self.tpot.add(seconds / tokens)
         self._decode.add(seconds, tokens * (SHARED + batch))
+        self._heard_at = now
         self.per_output = self._decode.get(self.per_output)
 
     def relax(self, now: float) -> None:
         """Nothing was seen here for long: hope grows with each request that goes elsewhere, so that a backend is
         not shunned for good, and the next sample says all."""
-        if now - self._last_first > _FORGET and not self.in_flight:
+        if self._heard_at is None:
+            self._heard_at = now
+        elif now - self._heard_at > _FORGET and not self.in_flight:
             self.per_prompt *= 1 - _SMOOTH
             self.per_output *= 1 - _SMOOTH
             self._prefill.doubt()
