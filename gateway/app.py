@@ -50,13 +50,14 @@ from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.routing.admission import Queue
-from gateway.routing.dispatch import Dispatch, Terms
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.health import Health, Prober
 from gateway.routing.mirror import Mirror
 from gateway.routing.scrape import LIMIT, Figures, Scraper, metrics_url
 from gateway.routing.signals import Report, Signals
 from gateway.routing.strategies import strategy
+from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
@@ -485,7 +486,7 @@ class App:
         ]
         for name, text, kind, value in each:
             yield name, text, kind, ("backend",), [((b.id,), value(b)) for b in backends]
-        hedges = {"sent": dispatch.hedges_sent, "won": dispatch.hedges_won}
+        hedges = {"sent": dispatch.hedging.sent, "won": dispatch.hedging.won}
         counted: list[tuple[str, str, str, dict[str, int]]] = [
             ("gateway_retries", "Further tries, by what went before.", "reason", dispatch.retries),
             ("gateway_fallbacks", "Answers of a fallback model.", "model", dispatch.fallbacks),

@@ -90,13 +90,10 @@ class Backend:
     def usable(self, now: float) -> bool:
         return not self.draining and self.health.available(now)
 
-    def opens(self, work: Work, now: float) -> float:
-        """When it may be sent anything, as far as it told: retry-after, and the quota of a hosted API."""
-        return max(self.health.throttled_until, self.signals.granted_at(work.prompt + work.output, now))
-
     def took(self, work: Work, now: float) -> None:
         """Count a request in, and remember which prompt blocks it leaves in the engine's cache."""
         self.requests += 1
+        self.signals.charged(work.prompt + work.output)
         self._given = self.given(now) + 1.0
         self._given_at = now
         known = self._prefixes
@@ -475,10 +472,16 @@ def _best(
 def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:
     """Those that may be used, have room for this work, and have not failed it before."""
     work, tried = ticket.work, ticket.tried
+    prompt = work.prompt
     return [
         b
         for b in backends
-        if b.signals.room >= work.prompt and b.id not in tried and b.usable(now) and b.opens(work, now) <= now
+        if b.signals.room >= prompt
+        and b.health.throttled_until <= now
+        and not b.draining
+        and b.id not in tried
+        and (not b.health.ejected or b.health.available(now))
+        and (not b.signals.quotas or b.signals.granted_at(prompt + work.output, now) <= now)
     ]
 
 

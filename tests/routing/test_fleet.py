@@ -18,13 +18,14 @@ from gateway.routing.strategies import strategy
 KINDS = ["refused", "rejected", "timeout", "broken", "server_error", "cancelled"]
 
 
-class Ejected(Health):
-    def available(self, now: float) -> bool:
-        return False
-
-
 def backend(name: str, **more: Any) -> Backend:
     return Backend(name, f"http://{name}/v1", None, "", more.pop("weight", 1.0), True, **more)
+
+
+def ejected() -> Health:
+    health = Health(failures=1)
+    health.failed("refused", 0.0)
+    return health
 
 
 class Pool:
@@ -93,7 +94,7 @@ def test_tried_backends_are_left_out_and_nothing_left_is_503() -> None:
 
 
 def test_drained_and_ejected_backends_get_nothing() -> None:
-    pool = Pool(backend("a", draining=True), backend("b", health=Ejected()))
+    pool = Pool(backend("a", draining=True), backend("b", health=ejected()))
     with pytest.raises(Overloaded):
         pool.arrive()
 

@@ -147,12 +147,22 @@ def test_the_kv_capacity_is_learned_and_kept() -> None:
 
 def test_a_quota_counts_down_and_is_renewed() -> None:
     signals = Signals()
-    signals.granted(requests=2, tokens=None, reset_at=60.0)
+    signals.granted("requests", 2, 0.0, 0.0, 60.0)
     assert signals.granted_at(100, 1.0) == 0.0
-    signals.sent(50, 50)
-    signals.sent(50, 50)
+    signals.charged(100)
+    signals.charged(100)
     assert signals.granted_at(100, 1.0) == 60.0
     assert signals.granted_at(100, 60.0) == 0.0
+
+
+def test_a_quota_that_fills_like_a_bucket_is_waited_for_no_longer_than_need_be() -> None:
+    signals = Signals()
+    signals.granted("tokens", 500, 100.0, 10.0, 300.0)
+    assert signals.granted_at(500, 10.0) == 0.0
+    signals.charged(400)
+    assert signals.granted_at(500, 10.0) == 14.0
+    assert signals.granted_at(500, 14.0) == 0.0
+    assert signals.granted_at(10**9, 14.0) == 300.0
 
 
 def test_a_larger_batch_is_expected_to_be_slower_at_once() -> None:
