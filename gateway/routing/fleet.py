@@ -16,6 +16,7 @@ from gateway.exchange import Work
 from gateway.interfaces import RoutingStrategy
 from gateway.routing.admission import Queue, Ticket
 from gateway.routing.health import Health, Kind
+from gateway.routing.prefix import held
 from gateway.routing.signals import SHARED, Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
@@ -69,16 +70,12 @@ class Backend:
         return self.signals.load(now)
 
     def warm(self, work: Work, now: float) -> int:
-        known, held = self._prefixes, 0
-        for block in work.prefix:
-            if block not in known:
-                break
-            held += 1
-        if not held:
+        blocks = held(work.prefix, self._prefixes)
+        if not blocks:
             return 0
         if not work.ends:
-            return work.prompt * held // len(work.prefix)
-        return min(work.prompt, work.prompt * work.ends[held - 1] // work.size)
+            return work.prompt * blocks // len(work.prefix)
+        return min(work.prompt, work.prompt * work.ends[blocks - 1] // work.size)
 
     def given(self, now: float) -> float:
         return self._given * math.exp((self._given_at - now) / _SHARE_SECONDS)
@@ -153,12 +150,10 @@ class Model:
 
     def home_of(self, work: Work) -> Backend | None:
         """Who has last read the longest known prefix of this prompt, or else this session."""
-        home = None
-        for block in work.prefix or (work.session,):
-            if block not in self._homes:
-                break
-            home = self._homes[block]
-        return home
+        if not work.prefix:
+            return self._homes.get(work.session)
+        blocks = held(work.prefix, self._homes)
+        return self._homes[work.prefix[blocks - 1]] if blocks else None
 
     def home(self, work: Work, backend: Backend) -> None:
         """Remember who has read these blocks, or this session, last."""

@@ -5,7 +5,7 @@ names beginnings; who has read which, `fleet` remembers. Nothing here is ever co
 stranger's prompt is warm would tell that somebody has sent it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -53,6 +53,22 @@ def blocks(endpoint: Endpoint, fields: Mapping[str, Any], size: int, tenant: str
         names.append(name)
         start = end
     return tuple(names)
+
+
+def held(names: tuple[int, ...], known: Container[int | str]) -> int:
+    """How many leading blocks are known, in a few look-ups: longer beginnings are forgotten before shorter ones."""
+    if not names or names[0] not in known:
+        return 0
+    if names[-1] in known:
+        return len(names)
+    low, high = 1, len(names) - 1  # all before `low` are known, `high` is not
+    while low < high:
+        middle = (low + high) // 2
+        if names[middle] in known:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _parts(endpoint: Endpoint, fields: Mapping[str, Any]) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.prefix import ENDS, blocks
+from gateway.routing.prefix import ENDS, blocks, held
 
 SYSTEM = {"role": "system", "content": "You are a careful assistant. " * 200}
 
@@ -90,6 +90,12 @@ def test_long_prompts_have_few_blocks_and_they_differ_to_the_end() -> None:
     assert len(one) == len(ENDS) == 48
     assert shared(one, chat(user("a" * 100_000 + "b" + "a" * 900_000))) == 39
     assert blocks("chat", {"messages": [user("a")]}, 5 << 20, "t") == ()
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_known_blocks_are_counted_from_the_front(length: int, known: int) -> None:
+    names = tuple(range(length))
+    assert held(names, set(range(known))) == min(length, known)
 
 
 @given(st.lists(st.text(max_size=3000), min_size=1, max_size=4), st.integers(0, 3), st.text(max_size=3))
