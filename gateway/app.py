@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway import log as logs
+from gateway import readings
 from gateway.admin.server import AdminServer
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
@@ -41,22 +42,23 @@ from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
-from gateway.metrics import Labels, Metrics, Reading
+from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
 from gateway.policy.load import Adaptation, LoadTerms
-from gateway.policy.policy import Policy, adapt
+from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.routing.admission import Queue
-from gateway.routing.dispatch import Dispatch, Terms
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.health import Health, Prober
 from gateway.routing.mirror import Mirror
 from gateway.routing.scrape import LIMIT, Figures, Scraper, metrics_url
 from gateway.routing.signals import Report, Signals
 from gateway.routing.strategies import strategy
+from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
@@ -419,100 +421,10 @@ class App:
         }
 
     def _readings(self) -> Iterator[Reading]:
-        catalog, ledger, counts = self.cache.catalog, self.cache.catalog.ledger, self.worker.counts
-        names = ledger.categories()
-        label = ("category",)
-        yield "gateway_cache_entries", "Entries.", "gauge", label, [((n,), ledger.count_of(n)) for n in names]
-        yield (
-            "gateway_cache_bytes",
-            "Bytes charged.",
-            "gauge",
-            label,
-            [((n,), ledger.bytes_of(n)) for n in names],
-        )
-        yield (
-            "gateway_cache_evicted",
-            "Entries evicted by quota.",
-            "counter",
-            label,
-            [((n,), count) for n, count in catalog.evicted.items()],
-        )
-        for name, text, value in (
-            ("gateway_cache_expired", "Entries whose lifetime ended.", catalog.expired),
-            ("gateway_cache_stored", "Answers stored durably.", self.cache.stored),
-            ("gateway_store_failures", "Store operations that failed.", self.cache.store_failures),
-            ("gateway_store_dropped", "Answers not stored: the write queue was full.", self.writer.dropped),
-            ("gateway_embedder_texts", "Texts embedded.", counts.texts),
-            ("gateway_embedder_batches", "Batches embedded.", counts.batches),
-            ("gateway_embedder_failures", "Look-ups the embedder failed on.", counts.failed),
-            ("gateway_log_dropped", "Log lines dropped.", logs.dropped()),
-            (
-                "gateway_internal_errors",
-                "Requests that failed inside the gateway.",
-                self.server.internal_errors,
-            ),
-        ):
-            yield name, text, "counter", (), [((), value)]
-        skipped = [((reason,), count) for reason, count in self.pipeline.skipped.items()]
-        yield "gateway_semantic_skipped", "Semantic steps skipped.", "counter", ("reason",), skipped
-        vetoes = [((check,), count) for check, count in self.pipeline.vetoes.items()]
-        yield "gateway_guard_vetoes", "Neighbours the guard refused.", "counter", ("check",), vetoes
-        yield "gateway_in_flight", "Requests in progress.", "gauge", (), [((), self.server.in_flight)]
-        yield (
-            "gateway_embedder_up",
-            "1 while the embedder runs.",
-            "gauge",
-            (),
-            [((), self.worker.state == "ready")],
-        )
-        yield from self._routing_readings()
-
-    def _routing_readings(self) -> Iterator[Reading]:
-        backends, dispatch, now = self.fleet.backends, self.dispatch, time.monotonic()
-        each: list[tuple[str, str, str, Callable[[Backend], float]]] = [
-            ("gateway_backend_in_flight", "Requests at a backend.", "gauge", lambda b: b.in_flight),
-            ("gateway_backend_requests", "Requests sent.", "counter", lambda b: b.requests),
-            ("gateway_backend_failures", "Requests it failed.", "counter", lambda b: b.failures),
-            ("gateway_backend_ejections", "Times it was ejected.", "counter", lambda b: b.health.ejections),
-            ("gateway_backend_ejected", "1 while ejected.", "gauge", lambda b: b.health.ejected),
-            (
-                "gateway_backend_throttled",
-                "1 while left alone at its own wish.",
-                "gauge",
-                lambda b: b.health.throttled_until > now,
-            ),
-            ("gateway_backend_draining", "1 while drained.", "gauge", lambda b: b.draining),
-        ]
-        for name, text, kind, value in each:
-            yield name, text, kind, ("backend",), [((b.id,), value(b)) for b in backends]
-        hedges = {"sent": dispatch.hedges_sent, "won": dispatch.hedges_won}
-        counted: list[tuple[str, str, str, dict[str, int]]] = [
-            ("gateway_retries", "Further tries, by what went before.", "reason", dispatch.retries),
-            ("gateway_fallbacks", "Answers of a fallback model.", "model", dispatch.fallbacks),
-            ("gateway_refusals", "Requests that found no place.", "code", dispatch.refusals),
-            ("gateway_hedges", "Second requests beside a slow first.", "outcome", hedges),
-            ("gateway_mirrored", "Copies to mirrors.", "outcome", dispatch.mirror.counts()),
-        ]
-        for name, text, what, counts in counted:
-            yield name, text, "counter", (what,), [((key,), count) for key, count in counts.items()]
-        waiting = [((m.name,), len(m.queue)) for m in self.fleet.models]
-        yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), waiting
-        left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
-        factors = [((name,), value) for name, value in self.adaptation.factors.items()]
-        yield "gateway_load_factor", "How far load relaxes cache policies.", "gauge", ("model",), factors
-        text = "Least similarity of a semantic hit."
-        yield "gateway_category_threshold", text, "gauge", ("category", "model"), self._thresholds()
-        frozen = [((name,), name in self.adaptation.frozen) for name in self.policy.current.names]
-        yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), frozen
-        yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
-
-    def _thresholds(self) -> Iterator[tuple[Labels, float]]:
-        """Of each category with a semantic step, under the load of each model."""
-        for category in self.policy.current.book.categories:
-            if category.cache.mode in ("semantic", "shadow"):
-                for model in self.fleet.models:
-                    factor = self._load_on(model.name).of(category.name)
-                    yield (category.name, model.name), adapt(category, factor)[0]
+        yield from readings.cached(self.cache, self.writer)
+        yield from readings.walked(self.pipeline, self.worker, self.server)
+        yield from readings.routed(self.fleet, self.dispatch)
+        yield from readings.adapted(self.adaptation, self.policy, self.fleet)
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""

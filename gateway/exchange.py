@@ -71,6 +71,7 @@ class Work:
     deadline: float | None = None  # monotonic seconds by which the first byte must have come
     session: str = ""  # whose conversation this is; empty where unknown
     prefix: tuple[int, ...] = ()  # hashes of the prompt's leading blocks, shortest first
+    ends: tuple[int, ...] = ()  # bytes of `size` up to the end of each block; empty: blocks of one length
     size: int = 0  # bytes the prompt was estimated from; 0: unknown
     stream: bool = True  # the answer comes token by token: its first byte is its first token
 

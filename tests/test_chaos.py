@@ -142,8 +142,8 @@ def test_no_whole_answer_fails_while_one_healthy_engine_remains(
     dispatch = gateway.app.dispatch
     account = dispatch.account("m")
     paid = sum(dispatch.retries[kind] for kind in ("timeout", "broken", "server_error"))
-    assert paid + dispatch.hedges_sent == account.retries.spent <= 20 + 0.2 * load.sent
-    assert dispatch.hedges_sent <= 0.1 * load.sent
+    assert paid + dispatch.hedging.sent == account.retries.spent <= 20 + 0.2 * load.sent
+    assert dispatch.hedging.sent <= 0.1 * load.sent
     assert sum(dispatch.retries.values()) > 0
     assert any(b.health.ejections for b in gateway.app.fleet.backends)
     at_rest(gateway)

@@ -307,6 +307,35 @@ def test_15_similarity_and_threshold_are_visible(gateway: Running) -> None:
     assert explained["candidates"][0]["question"] == FRANCE
 
 
+@pytest.mark.parametrize("strategy", ["affinity", "least-completion"])
+def test_16_a_conversation_stays_where_its_prompt_is_cached(
+    start: Start, backend: ScriptedBackend, strategy: str
+) -> None:
+    other = ScriptedBackend()
+    try:
+        models = [{"name": "m", "backends": [{"url": backend.url}, {"url": other.url}], "strategy": strategy}]
+        gateway = start({"models": models})
+        talks = [[("system", f"You are number {number}. " * 300)] for number in range(4)]
+        homes: list[set[str]] = [set() for _ in talks]
+        for turn in range(4):
+            for talk, home in zip(talks, homes, strict=True):
+                talk.append(("user", f"And what is question {turn}? " * 20))
+                response = gateway.post("/v1/chat/completions", chat(*talk), x_gateway_cache="off")
+                home.add(response.headers["x-gateway-backend"])
+                talk.append(("assistant", content(response)))
+        assert [len(home) for home in homes] == [1] * 4
+        busy = next(b for b in gateway.app.fleet.backends if {b.id} == homes[0])
+        gateway.run(_load(busy))
+        response = gateway.post("/v1/chat/completions", chat(*talks[0]), x_gateway_cache="off")
+        assert response.headers["x-gateway-backend"] != busy.id, "affinity yields to load"
+    finally:
+        other.close()
+
+
+async def _load(busy: Any) -> None:
+    busy.signals.sent(15_000, 10_000)
+
+
 def test_17_in_flight_counts_are_our_own_and_return_to_zero(
     gateway: Running, backend: ScriptedBackend
 ) -> None:

@@ -113,6 +113,10 @@ class Queue:
             self._drained_at = now
         self.enter(ticket)
 
+    def tickets(self) -> list[Ticket]:
+        """All that wait, in no order."""
+        return [ticket for _, _, ticket in self._expiry if ticket.waiting]
+
     def wait(self, ticket: Ticket) -> float:
         """Seconds until its turn, at the rate work was placed of late; 0 while that is unknown."""
         if not self._waiting or self._drained <= 0:

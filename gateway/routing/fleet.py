@@ -16,6 +16,7 @@ from gateway.exchange import Work
 from gateway.interfaces import RoutingStrategy
 from gateway.routing.admission import Queue, Ticket
 from gateway.routing.health import Health, Kind
+from gateway.routing.prefix import held
 from gateway.routing.signals import SHARED, Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
@@ -69,26 +70,27 @@ class Backend:
         return self.signals.load(now)
 
     def warm(self, work: Work, now: float) -> int:
-        known, held = self._prefixes, 0
-        for block in work.prefix:
-            if block not in known:
-                break
-            held += 1
-        return work.prompt * held // len(work.prefix) if held else 0
+        blocks = held(work.prefix, self._prefixes)
+        if not blocks:
+            return 0
+        if not work.ends:
+            return work.prompt * blocks // len(work.prefix)
+        return min(work.prompt, work.prompt * work.ends[blocks - 1] // work.size)
 
     def given(self, now: float) -> float:
         return self._given * math.exp((self._given_at - now) / _SHARE_SECONDS)
 
+    def restarted(self) -> None:
+        """Nobody listens there: what was in the engine's cache is gone."""
+        self._prefixes.clear()
+
     def usable(self, now: float) -> bool:
         return not self.draining and self.health.available(now)
-
-    def opens(self, work: Work, now: float) -> float:
-        """When it may be sent anything, as far as it told: retry-after, and the quota of a hosted API."""
-        return max(self.health.throttled_until, self.signals.granted_at(work.prompt + work.output, now))
 
     def took(self, work: Work, now: float) -> None:
         """Count a request in, and remember which prompt blocks it leaves in the engine's cache."""
         self.requests += 1
+        self.signals.charged(work.prompt + work.output)
         self._given = self.given(now) + 1.0
         self._given_at = now
         known = self._prefixes
@@ -148,12 +150,10 @@ class Model:
 
     def home_of(self, work: Work) -> Backend | None:
         """Who has last read the longest known prefix of this prompt, or else this session."""
-        home = None
-        for block in work.prefix or (work.session,):
-            if block not in self._homes:
-                break
-            home = self._homes[block]
-        return home
+        if not work.prefix:
+            return self._homes.get(work.session)
+        blocks = held(work.prefix, self._homes)
+        return self._homes[work.prefix[blocks - 1]] if blocks else None
 
     def home(self, work: Work, backend: Backend) -> None:
         """Remember who has read these blocks, or this session, last."""
@@ -286,7 +286,17 @@ class Fleet:
                     backend.signals.forget()
             if len(model.queue):
                 model.queue.expire(now)
+                self._release(model, now)
                 self.serve(model, now)
+
+    def _release(self, model: Model, now: float) -> None:
+        """Who waits for backends that are all out is told, so that a fallback model can be asked."""
+        usable = {b.id for b in model.backends if b.usable(now)}
+        if len(usable) < len(model.backends):
+            for ticket in model.queue.tickets():
+                if ticket.waiting and usable <= ticket.tried:
+                    model.queue.remove(ticket)
+                    ticket.refused(_no_backend(model))
 
     def serve(self, model: Model, now: float, freed: Backend | None = None) -> None:
         """Place waiting requests, in the queue's order, while there is room: on one backend, or anywhere."""
@@ -320,16 +330,11 @@ class Fleet:
         """Of a large pool the next few in rotation are looked at, and where the prompt's blocks are; then all."""
         strategy = model.strategy or self._strategy
         model.relax(now)
-        for backend in model.backends:
-            if backend.health.ejected and _open((backend,), ticket, now):
-                return backend  # due for its trial, which no strategy would give it
         if 0 < strategy.reach < len(model.backends):
-            chosen = strategy.pick(
-                _open(model.some(strategy.reach, ticket.work), ticket, now), ticket.work, now
-            )
+            chosen = _best(strategy, model.some(strategy.reach, ticket.work), ticket, now)
             if chosen is not None:
                 return chosen
-        return strategy.pick(_open(model.backends, ticket, now), ticket.work, now)
+        return _best(strategy, model.backends, ticket, now)
 
     def _home(self, model: Model, ticket: Ticket, now: float) -> Backend | None:
         """A backend that has most of this prompt in its cache, and so loses little by taking it before others."""
@@ -421,7 +426,7 @@ class Lease:
         tokens = output or self._tokens
         if self.first_at is not None and status < 400:
             began = self.first_at if self.work.stream else self.sent_at + self._backlog * signals.per_prompt
-            signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2)
+            signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2, now)
             self._fleet.lengths.learn(self.work, prompt, output or self._tokens)
             self._model.latency.add(now - self.sent_at, now)
         signals.learn_end(failed=status >= 500)
@@ -448,13 +453,30 @@ class Lease:
             self._fleet.serve(self._model, now, self.backend)
 
 
+def _best(
+    strategy: RoutingStrategy, backends: Sequence[Backend], ticket: Ticket, now: float
+) -> Backend | None:
+    """The strategy's pick, unless one is due for its trial, which no strategy would give it."""
+    available = _open(backends, ticket, now)
+    for backend in available:
+        if backend.health.ejected:
+            return backend
+    return strategy.pick(available, ticket.work, now)
+
+
 def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:
     """Those that may be used, have room for this work, and have not failed it before."""
     work, tried = ticket.work, ticket.tried
+    prompt = work.prompt
     return [
         b
         for b in backends
-        if b.signals.room >= work.prompt and b.id not in tried and b.usable(now) and b.opens(work, now) <= now
+        if b.signals.room >= prompt
+        and b.health.throttled_until <= now
+        and not b.draining
+        and b.id not in tried
+        and (not b.health.ejected or b.health.available(now))
+        and (not b.signals.quotas or b.signals.granted_at(prompt + work.output, now) <= now)
     ]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, Protocol
 
 _JITTER = random.Random()
-Kind = Literal["refused", "rejected", "timeout", "broken", "server_error", "cancelled"]
+# slow: overtaken by a hedge before its first byte.
+Kind = Literal["refused", "rejected", "timeout", "broken", "server_error", "slow", "cancelled"]
 Sight = Literal["alive", "ill", "dead"]  # a probe's answer: below 500, 5xx, none
 
 _DOUBLINGS = 10.0  # ejections grow to this many times the first

@@ -7,7 +7,8 @@ Nothing here reads a clock or chooses a backend.
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 _GROWTH = math.log(2) / 4  # width of a histogram's buckets: 19 %
 _BUCKETS = 104
@@ -28,12 +29,13 @@ _SMOOTH = 0.05  # weight of a new sample
 class Histogram:
     """Positive values in logarithmic buckets, older ones fading. Quantiles are right within 10 %."""
 
-    __slots__ = ("_counts", "_unit", "total")
+    __slots__ = ("_counts", "_unit", "_values", "total")
 
     def __init__(self, unit: float) -> None:
         """`unit` is the smallest value told apart."""
         self._counts = [0.0] * _BUCKETS
         self._unit = unit
+        self._values = _values(unit)
         self.total = 0.0
 
     def add(self, value: float) -> None:
@@ -49,23 +51,26 @@ class Histogram:
         if not self.total:
             return None
         rest = q * self.total
-        for place, count in enumerate(self._counts):
+        for count, value in zip(self._counts, self._values, strict=True):
             rest -= count
             if rest <= 0:
-                return self._value(place)
-        return self._value(_BUCKETS - 1)
+                return value
+        return self._values[-1]
 
     def mean(self, bound: float = math.inf, beyond: float = 0.0) -> float | None:
         """Mean of min(value, bound) among values over `beyond`; None where there is none."""
         weight = total = 0.0
-        for place, count in enumerate(self._counts):
-            if count and (value := self._value(place)) > beyond:
+        for count, value in zip(self._counts, self._values, strict=True):
+            if count and value > beyond:
                 weight += count
                 total += count * min(value, bound)
         return total / weight if weight else None
 
-    def _value(self, place: int) -> float:
-        return self._unit * math.exp((place - 0.5) * _GROWTH) if place else self._unit
+
+@cache
+def _values(unit: float) -> tuple[float, ...]:
+    """The value each bucket stands for."""
+    return (unit, *(unit * math.exp((place - 0.5) * _GROWTH) for place in range(1, _BUCKETS)))
 
 
 class Recent:
@@ -122,11 +127,18 @@ class Report:
 
 @dataclass(slots=True)
 class Quota:
-    """What a hosted API still grants, counted down by what is sent after it said so."""
+    """What a hosted API still grants of one thing, counted down by what is sent after it said so."""
 
-    requests: float
-    tokens: float
+    left: float
+    rate: float  # a second, by which it grows again; 0 where only its end is known
+    at: float
     reset_at: float
+
+    def covers_at(self, wanted: float, now: float) -> float:
+        """When so much of it is left; 0 if it is."""
+        if now >= self.reset_at or wanted <= self.left + self.rate * (now - self.at):
+            return 0.0
+        return min(self.reset_at, self.at + (wanted - self.left) / self.rate) if self.rate else self.reset_at
 
 
 class Signals:
@@ -157,9 +169,10 @@ class Signals:
         self._floor = Histogram(0.001)
         self._decode = Ratio()
         self._last_first = 0.0
+        self._heard_at: float | None = None  # last anything was learned here, or first asked for
         self._shrunk_at = -math.inf
         self._waited = 0  # reports in a row with requests waiting
-        self._quota: Quota | None = None
+        self.quotas: dict[str, Quota] = {}  # of hosted APIs, by what is limited
 
     # ── a request's course ──────────────────────────────────────────────────────────────────────────────
 
@@ -167,10 +180,12 @@ class Signals:
         self.in_flight += 1
         self.backlog += prompt
         self.output_left += output
-        if self._quota is not None:
-            self._quota.requests -= 1
-            self._quota.tokens -= prompt + output
         self._settle()
+
+    def charged(self, tokens: int) -> None:
+        """A request of so many tokens, cached or not, counts against what a hosted API grants."""
+        for limit, quota in self.quotas.items():
+            quota.left -= 1 if limit == "requests" else tokens
 
     def prefilled(self, read: int, prompt: int) -> None:
         """The first token came, or must have come: of `prompt` tokens `read` were not in the prefix cache."""
@@ -202,7 +217,7 @@ class Signals:
         ttft = max(now - sent_at, 1e-6)
         self.ttft.add(ttft)
         self._prefill.add(now - max(sent_at, self._last_first), prompt)
-        self._last_first = now
+        self._last_first = self._heard_at = now
         self.per_prompt = self._prefill.get(self.per_prompt)
         if ahead == 0:
             self._alone.add(ttft, prompt)
@@ -216,7 +231,7 @@ class Signals:
         elif wait < WAIT_TARGET / 2 and ahead + prompt > self.window / 2:
             self.window += prompt
 
-    def learn_decode(self, tokens: int, seconds: float, batch: float) -> None:
+    def learn_decode(self, tokens: int, seconds: float, batch: float, now: float) -> None:
         """`tokens` came in `seconds` while about `batch` requests shared the engine.
 
         A step's time is a constant and a part that grows with the batch: seconds a token are kept per unit
@@ -226,12 +241,15 @@ class Signals:
             return
         self.tpot.add(seconds / tokens)
         self._decode.add(seconds, tokens * (SHARED + batch))
+        self._heard_at = now
         self.per_output = self._decode.get(self.per_output)
 
     def relax(self, now: float) -> None:
         """Nothing was seen here for long: hope grows with each request that goes elsewhere, so that a backend is
         not shunned for good, and the next sample says all."""
-        if now - self._last_first > _FORGET and not self.in_flight:
+        if self._heard_at is None:
+            self._heard_at = now
+        elif now - self._heard_at > _FORGET and not self.in_flight:
             self.per_prompt *= 1 - _SMOOTH
             self.per_output *= 1 - _SMOOTH
             self._prefill.doubt()
@@ -274,11 +292,11 @@ class Signals:
         self.report, self.fresh_until, self.others, self._waited = None, math.inf, 0, 0
         self._settle()
 
-    def granted(self, requests: float | None, tokens: float | None, reset_at: float) -> None:
-        """A hosted API said what is left until `reset_at`; None is unlimited."""
-        self._quota = Quota(
-            math.inf if requests is None else requests, math.inf if tokens is None else tokens, reset_at
-        )
+    def granted(
+        self, limit: Literal["requests", "tokens"], left: float, rate: float, now: float, reset_at: float
+    ) -> None:
+        """A hosted API said what is left of one of its limits until all of it is granted again."""
+        self.quotas[limit] = Quota(left, rate, now, reset_at)
 
     # ── what follows ────────────────────────────────────────────────────────────────────────────────────
 
@@ -294,11 +312,11 @@ class Signals:
         self.room = room
 
     def granted_at(self, tokens: int, now: float) -> float:
-        """When a used-up quota is renewed; 0 while there is enough of it."""
-        quota = self._quota
-        if quota is None or now >= quota.reset_at or (quota.requests >= 1 and quota.tokens >= tokens):
-            return 0.0
-        return quota.reset_at
+        """When its quotas allow so many more; 0 while they do."""
+        ready = 0.0
+        for limit, quota in self.quotas.items():
+            ready = max(ready, quota.covers_at(1 if limit == "requests" else tokens, now))
+        return ready
 
     def load(self, now: float) -> float:
         """0 idle, 1 at capacity: the scarcest of places, prefill window, KV cache."""

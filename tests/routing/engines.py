@@ -8,10 +8,11 @@ from multidict import CIMultiDict
 
 from gateway.errors import BackendUnreachable
 from gateway.exchange import Exchange
-from gateway.routing.dispatch import Dispatch, Terms
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.mirror import Mirror
 from gateway.routing.strategies import LeastInFlight
+from gateway.routing.trip import Terms
 from gateway.routing.upstream import Failed, Sent
 
 

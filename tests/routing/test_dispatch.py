@@ -11,7 +11,8 @@ from multidict import CIMultiDict
 
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError, Overloaded, RequestTimeout
 from gateway.exchange import Controls, Exchange, Request
-from gateway.routing.dispatch import Latencies, Terms
+from gateway.routing.health import Health
+from gateway.routing.trip import Latencies, Terms
 from gateway.routing.upstream import Sent
 from tests.routing.engines import Pool, backend, breaking, failing, ok, raising, refusing
 
@@ -96,6 +97,24 @@ def test_a_limit_used_up_is_respected_before_it_is_refused() -> None:
         assert (await pool.send()).backend == "m/0"
 
     run(story())
+
+
+def test_a_backend_whose_quota_does_not_suffice_is_passed_over_before_it_refuses() -> None:
+    left = {"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "100",
+            "x-ratelimit-reset-tokens": "90s"}  # fmt: skip
+
+    async def story(own: bool) -> list[str]:
+        pool = Pool(Terms(own_credentials=lambda: own), m=2)
+        pool.engines.script = {"m/0": lambda: (200, left, [b"{}"])}
+        asked = []
+        for passed in (0.0, 0.0, 0.0, 60.0):  # a request of 25 tokens, 40 expected in answer
+            pool.now += passed
+            asked.append((await pool.send(x=asking(100, max_tokens=40))).backend)
+            pool.engines.script = {}
+        return asked
+
+    assert asyncio.run(story(False)) == ["m/0", "m/0", "m/1", "m/0"]
+    assert asyncio.run(story(True)) == ["m/0"] * 4, "each client's own key has its own quota"
 
 
 def test_a_refusal_of_a_clients_own_key_says_nothing_of_other_clients() -> None:
@@ -423,9 +442,46 @@ def test_a_slow_first_is_overtaken_and_cancelled() -> None:
         into = await pool.send(hold=HOLD)
         assert (into.backend, into.attempts) == ("m/1", 2)
         assert pool.engines.cancelled == ["m/0"]
-        assert (pool.dispatch.hedges_sent, pool.dispatch.hedges_won) == (1, 1)
+        assert (pool.dispatch.hedging.sent, pool.dispatch.hedging.won) == (1, 1)
         assert pool.in_flight == [0, 0]
-        assert pool.backend("m/0").health.failures == 0
+        assert pool.backend("m/0").health.failures == 1
+
+    run(story())
+
+
+def test_an_engine_that_hangs_is_ejected_though_hedges_hide_it() -> None:
+    async def story() -> None:
+        pool = Pool(HEDGE, m=3)
+        usual(pool, 0.01)
+        pool.engines.delays = {"m/0": 30.0}
+        for _ in range(6):
+            assert (await pool.send(hold=HOLD)).status == 200
+        assert pool.engines.cancelled == ["m/0"] * 5
+        assert pool.backend("m/0").health.ejected
+        assert pool.in_flight == [0, 0, 0]
+        pool.now += 10.0
+        assert (await pool.send(hold=HOLD)).status == 200, "the trial is overtaken as well"
+        assert pool.backend("m/0").health.wait(pool.now) == 20.0
+        pool.now += 20.0
+        pool.engines.delays = {}
+        assert (await pool.send(hold=HOLD)).backend == "m/0"
+        assert not pool.backend("m/0").health.ejected
+
+    run(story())
+
+
+def test_a_slow_engine_that_still_answers_and_the_last_one_are_kept() -> None:
+    async def story() -> None:
+        pool = Pool(HEDGE, m=2)
+        usual(pool, 0.01)
+        for number in range(10):
+            pool.engines.delays = {"m/0": 30.0 if number % 3 else 0.0}
+            await pool.send(hold=HOLD)
+        assert not pool.backend("m/0").health.ejected
+        pool.backend("m/1").draining = True
+        pool.engines.delays = {"m/0": 0.03}
+        for _ in range(10):
+            assert (await pool.send(hold=HOLD)).backend == "m/0"
 
     run(story())
 
@@ -437,7 +493,7 @@ def test_a_first_that_comes_in_time_or_first_is_kept() -> None:
         assert (await pool.send(hold=HOLD)).attempts == 1
         pool.engines.delays = {"m/0": 0.1, "m/1": 30.0}
         assert (await pool.send(hold=HOLD)).backend == "m/0"
-        assert (pool.dispatch.hedges_sent, pool.dispatch.hedges_won) == (1, 0)
+        assert (pool.dispatch.hedging.sent, pool.dispatch.hedging.won) == (1, 0)
         assert pool.engines.cancelled == ["m/1"]
         assert pool.in_flight == [0, 0]
 
@@ -462,7 +518,7 @@ def test_hedges_stay_under_their_share() -> None:
         pool.dispatch.account("m").retries.left = 500.0
         pool.engines.delays = {"m/0": 0.01, "m/1": 0.01}
         await asyncio.gather(*(pool.send(hold=HOLD) for _ in range(100)))
-        assert 0 < pool.dispatch.hedges_sent <= 10
+        assert 0 < pool.dispatch.hedging.sent <= 10
 
     run(story())
 
@@ -599,6 +655,20 @@ def test_who_waits_too_long_is_refused_and_told_when_to_come_back() -> None:
         assert int(told.value.headers["Retry-After"]) >= 1
         assert (await first).status == 200
         assert pool.dispatch.refusals == {"deadline": 1}
+
+    run(story())
+
+
+def test_who_waits_is_given_to_the_fallback_when_the_last_backend_goes() -> None:
+    async def story() -> None:
+        pool = full(Pool(fallback={"m": ("n",)}, m=1, n=1))
+        pool.engines.delays = {"m/0": 0.05}
+        pool.backend("m/0").health.configure(Health(failures=1))
+        pool.engines.script = {"m/0": raising("refused")}
+        answers = await asyncio.gather(*(pool.send() for _ in range(3)))
+        assert [into.fallback for into in answers] == ["n"] * 3
+        assert pool.engines.asked.count("m/0") == 1
+        assert len(pool.models[0].queue) == 0
 
     run(story())
 

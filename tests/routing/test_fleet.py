@@ -18,13 +18,14 @@ from gateway.routing.strategies import strategy
 KINDS = ["refused", "rejected", "timeout", "broken", "server_error", "cancelled"]
 
 
-class Ejected(Health):
-    def available(self, now: float) -> bool:
-        return False
-
-
 def backend(name: str, **more: Any) -> Backend:
     return Backend(name, f"http://{name}/v1", None, "", more.pop("weight", 1.0), True, **more)
+
+
+def ejected() -> Health:
+    health = Health(failures=1)
+    health.failed("refused", 0.0)
+    return health
 
 
 class Pool:
@@ -93,7 +94,7 @@ def test_tried_backends_are_left_out_and_nothing_left_is_503() -> None:
 
 
 def test_drained_and_ejected_backends_get_nothing() -> None:
-    pool = Pool(backend("a", draining=True), backend("b", health=Ejected()))
+    pool = Pool(backend("a", draining=True), backend("b", health=ejected()))
     with pytest.raises(Overloaded):
         pool.arrive()
 
@@ -128,6 +129,27 @@ def test_a_waiting_request_whose_last_backend_goes_is_told() -> None:
     next(b for b in pool.model.backends if b.id == "b").draining = True
     pool.fleet.tick(1.0)
     assert [error.code for error in pool.refused] == ["no_backend"]
+
+
+def test_all_that_wait_are_told_when_every_backend_is_out() -> None:
+    pool = Pool(*(backend(name, max_in_flight=1, health=Health(failures=1)) for name in "ab"))
+    for _ in range(20):
+        pool.arrive()
+    for each in pool.model.backends:
+        each.health.failed("refused", 0.5)
+    pool.fleet.tick(0.6)
+    assert [(error.status, error.code) for error in pool.refused] == [(503, "no_backend")] * 18
+    assert len(pool.model.queue) == 0
+
+
+def test_one_due_for_its_trial_is_found_in_a_large_pool() -> None:
+    pool = Pool(*(backend(str(i), health=Health(failures=1, seconds=1.0)) for i in range(100)))
+    sick = pool.model.backends[70]
+    sick.signals.sent(5000, 5000)  # no strategy would choose it
+    sick.health.failed("refused", 0.0)
+    for _ in range(5):
+        pool.arrive(2.0)
+    assert pool.placed.count("70") >= 1
 
 
 def test_deadlines_pass_on_the_tick() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gateway.routing.ratelimits import exhausted, pause
+from gateway.routing.ratelimits import Grant, exhausted, granted, pause
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,23 @@ def test_of_two_limits_used_up_the_later_reset_counts() -> None:
     assert exhausted(headers) == 62.0
 
 
+def test_what_is_left_of_each_limit_and_how_fast_it_grows() -> None:
+    headers = CIMultiDict(
+        {
+            "X-RateLimit-Limit-Requests": "60",
+            "X-RateLimit-Remaining-Requests": "59",
+            "X-RateLimit-Reset-Requests": "1s",
+            "X-RateLimit-Remaining-Tokens": "149984",
+            "X-RateLimit-Reset-Tokens": "6m0s",
+        }
+    )
+    assert granted(headers) == [Grant("requests", 59, 1.0, 1.0), Grant("tokens", 149984, 0.0, 360.0)]
+    assert exhausted(headers) is None
+    del headers["X-RateLimit-Reset-Requests"]
+    assert [grant.limit for grant in granted(headers)] == ["tokens"]
+    assert granted(CIMultiDict()) == []
+
+
 @given(st.text(), st.text(), st.text())
 def test_no_header_breaks_it(after: str, milliseconds: str, reset: str) -> None:
     headers = {
@@ -61,3 +78,4 @@ def test_no_header_breaks_it(after: str, milliseconds: str, reset: str) -> None:
     }
     waits = pause(headers)
     assert waits is None or 0 <= waits <= 3600
+    assert all(grant.left == 0 and grant.rate >= 0 for grant in granted(headers))

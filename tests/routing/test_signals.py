@@ -147,17 +147,27 @@ def test_the_kv_capacity_is_learned_and_kept() -> None:
 
 def test_a_quota_counts_down_and_is_renewed() -> None:
     signals = Signals()
-    signals.granted(requests=2, tokens=None, reset_at=60.0)
+    signals.granted("requests", 2, 0.0, 0.0, 60.0)
     assert signals.granted_at(100, 1.0) == 0.0
-    signals.sent(50, 50)
-    signals.sent(50, 50)
+    signals.charged(100)
+    signals.charged(100)
     assert signals.granted_at(100, 1.0) == 60.0
     assert signals.granted_at(100, 60.0) == 0.0
 
 
+def test_a_quota_that_fills_like_a_bucket_is_waited_for_no_longer_than_need_be() -> None:
+    signals = Signals()
+    signals.granted("tokens", 500, 100.0, 10.0, 300.0)
+    assert signals.granted_at(500, 10.0) == 0.0
+    signals.charged(400)
+    assert signals.granted_at(500, 10.0) == 14.0
+    assert signals.granted_at(500, 14.0) == 0.0
+    assert signals.granted_at(10**9, 14.0) == 300.0
+
+
 def test_a_larger_batch_is_expected_to_be_slower_at_once() -> None:
     signals = Signals()
-    signals.learn_decode(100, 2.4, batch=0.0)
+    signals.learn_decode(100, 2.4, batch=0.0, now=3.0)
     assert signals.per_output * 24 == pytest.approx(0.024)
     assert signals.tpot.quantile(0.5) == pytest.approx(0.024, rel=0.1)
 
@@ -170,3 +180,17 @@ def test_errors_fade_in_and_out() -> None:
     for _ in range(100):
         signals.learn_end(failed=False)
     assert signals.error_rate < 0.1
+
+
+def test_what_was_never_measured_is_not_hoped_for_before_its_time() -> None:
+    signals = Signals()
+    before = signals.per_prompt
+    signals.relax(1000.0)
+    signals.relax(1030.0)
+    assert signals.per_prompt == before
+    signals.relax(1031.0)
+    assert signals.per_prompt < before
+    signals.learn_decode(100, 2.4, batch=0.0, now=1031.0)
+    before = signals.per_output
+    signals.relax(1032.0)
+    assert signals.per_output == before

@@ -1,0 +1,115 @@
+"""What rooms count beside requests, read when somebody scrapes: cache, store, embedder, backends, load.
+
+Reads only; a name here is a line in docs/operations.md.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from gateway import log
+from gateway.cache.cache import Cache
+from gateway.embedding.worker import Worker
+from gateway.metrics import Labels, Reading
+from gateway.pipeline import Pipeline
+from gateway.policy.live import LivePolicy
+from gateway.policy.load import Adaptation
+from gateway.policy.policy import adapt
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.fleet import Backend, Fleet
+from gateway.server import Server
+from gateway.storage.writer import Writer
+
+Values = list[tuple[Labels, float]]
+
+
+def by(counts: Mapping[str, float]) -> Values:
+    """One label's values."""
+    return [((name,), count) for name, count in counts.items()]
+
+
+def cached(cache: Cache, writer: Writer) -> Iterator[Reading]:
+    """What is held, and how the store does."""
+    catalog, ledger, label = cache.catalog, cache.catalog.ledger, ("category",)
+    names = ledger.categories()
+    entries = {name: ledger.count_of(name) for name in names}
+    held = {name: ledger.bytes_of(name) for name in names}
+    yield "gateway_cache_entries", "Entries.", "gauge", label, by(entries)
+    yield "gateway_cache_bytes", "Bytes charged.", "gauge", label, by(held)
+    yield "gateway_cache_evicted", "Entries evicted by quota.", "counter", label, by(catalog.evicted)
+    yield from _counters(
+        ("gateway_cache_expired", "Entries whose lifetime ended.", catalog.expired),
+        ("gateway_cache_stored", "Answers stored durably.", cache.stored),
+        ("gateway_store_failures", "Store operations that failed.", cache.store_failures),
+        ("gateway_store_dropped", "Answers not stored: the write queue was full.", writer.dropped),
+    )
+
+
+def walked(pipeline: Pipeline, worker: Worker, server: Server) -> Iterator[Reading]:
+    """The embedder, and the gateway itself."""
+    counts = worker.counts
+    yield from _counters(
+        ("gateway_embedder_texts", "Texts embedded.", counts.texts),
+        ("gateway_embedder_batches", "Batches embedded.", counts.batches),
+        ("gateway_embedder_failures", "Look-ups the embedder failed on.", counts.failed),
+        ("gateway_log_dropped", "Log lines dropped.", log.dropped()),
+        ("gateway_internal_errors", "Requests that failed inside the gateway.", server.internal_errors),
+    )
+    skipped, vetoes = by(pipeline.skipped), by(pipeline.vetoes)
+    yield "gateway_semantic_skipped", "Semantic steps skipped.", "counter", ("reason",), skipped
+    yield "gateway_guard_vetoes", "Neighbours the guard refused.", "counter", ("check",), vetoes
+    yield "gateway_in_flight", "Requests in progress.", "gauge", (), [((), server.in_flight)]
+    up = worker.state == "ready"
+    yield "gateway_embedder_up", "1 while the embedder runs.", "gauge", (), [((), up)]
+
+
+def routed(fleet: Fleet, dispatch: Dispatch) -> Iterator[Reading]:
+    """Backends, and what it took to get answers from them."""
+    now = time.monotonic()
+    each: list[tuple[str, str, str, Callable[[Backend], float]]] = [
+        ("gateway_backend_in_flight", "Requests at a backend.", "gauge", lambda b: b.in_flight),
+        ("gateway_backend_load", "0 idle, 1 at capacity.", "gauge", lambda b: b.pressure(now)),
+        ("gateway_backend_requests", "Requests sent.", "counter", lambda b: b.requests),
+        ("gateway_backend_failures", "Requests it failed.", "counter", lambda b: b.failures),
+        ("gateway_backend_ejections", "Times it was ejected.", "counter", lambda b: b.health.ejections),
+        ("gateway_backend_ejected", "1 while ejected.", "gauge", lambda b: b.health.ejected),
+        ("gateway_backend_throttled", "1 while left alone at its own wish.", "gauge",
+         lambda b: b.health.throttled_until > now),
+        ("gateway_backend_draining", "1 while drained.", "gauge", lambda b: b.draining),
+    ]  # fmt: skip
+    for name, text, kind, value in each:
+        yield name, text, kind, ("backend",), [((b.id,), value(b)) for b in fleet.backends]
+    hedges = {"sent": dispatch.hedging.sent, "won": dispatch.hedging.won}
+    counted: list[tuple[str, str, str, Mapping[str, int]]] = [
+        ("gateway_retries", "Further tries, by what went before.", "reason", dispatch.retries),
+        ("gateway_fallbacks", "Answers of a fallback model.", "model", dispatch.fallbacks),
+        ("gateway_refusals", "Requests that found no place.", "code", dispatch.refusals),
+        ("gateway_hedges", "Second requests beside a slow first.", "outcome", hedges),
+        ("gateway_mirrored", "Copies to mirrors.", "outcome", dispatch.mirror.counts()),
+    ]
+    for name, text, what, counts in counted:
+        yield name, text, "counter", (what,), by(counts)
+    waiting = {m.name: len(m.queue) for m in fleet.models}
+    left = {m.name: dispatch.account(m.name).retries.left for m in fleet.models}
+    yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), by(waiting)
+    yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), by(left)
+
+
+def adapted(adaptation: Adaptation, policy: LivePolicy, fleet: Fleet) -> Iterator[Reading]:
+    """How load shapes cache policies: thresholds of each category with a semantic step, under each model's load."""
+    thresholds = [
+        ((category.name, model.name), adapt(category, adaptation.of(model.name).of(category.name))[0])
+        for category in policy.current.book.categories
+        if category.cache.mode in ("semantic", "shadow")
+        for model in fleet.models
+    ]
+    frozen = {name: float(name in adaptation.frozen) for name in policy.current.names}
+    factors, label = by(adaptation.factors), ("model",)
+    yield "gateway_load_factor", "How far load relaxes cache policies.", "gauge", label, factors
+    text = "Least similarity of a semantic hit."
+    yield "gateway_category_threshold", text, "gauge", ("category", "model"), thresholds
+    yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), by(frozen)
+
+
+def _counters(*counters: tuple[str, str, float]) -> Iterator[Reading]:
+    for name, text, value in counters:
+        yield name, text, "counter", (), [((), value)]
