@@ -1,6 +1,6 @@
 """Real engines under an open-loop load: time to first token and goodput by strategy, in one run.
 
-    python -m bench.engines [--seconds 30] [--rounds 2] [--rate 3]
+    python -m bench.engines [--seconds 45] [--rounds 1] [--rate 0.8]
 
 Two llama.cpp servers with the same small model. The second is kept busy with long generations that do not come
 through the gateway, so that only its speed, or what it tells of itself, can give it away. Requests arrive by a
@@ -27,9 +27,15 @@ import aiohttp
 
 from bench.speed import Server, free_port
 
-STRATEGIES = ("least-completion", "rotation", "random")
+STRATEGIES = {
+    "least-completion": ("least-completion", "auto"),
+    "least-completion, told nothing by engines": ("least-completion", "off"),
+    "round robin": ("rotation", "off"),
+    "random": ("random", "off"),
+}
 OBJECTIVE = 1.0  # seconds to the first token; an answer that keeps it counts as goodput
 _MODEL = "gemma-3-270m"
+_SLOTS = 4
 
 
 @dataclass
@@ -46,7 +52,16 @@ class Engine:
 
     def __init__(self, weights: Path) -> None:
         self.port = free_port()
-        command = [sys.executable, "examples/engine.py", "--port", str(self.port), "--slots", "2"]
+        command = [
+            sys.executable,
+            "examples/engine.py",
+            "--port",
+            str(self.port),
+            "--slots",
+            "4",
+            "--threads",
+            "1",
+        ]
         self._process = subprocess.Popen(
             [*command, "--weights", str(weights)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -66,11 +81,14 @@ class Engine:
         self._process.wait()
 
 
-def start_gateway(folder: Path, engines: list[Engine], strategy: str) -> Server:
-    """A gateway of that strategy in front of both engines, its cache left out by every request."""
+def start_gateway(folder: Path, engines: list[Engine], strategy: str, metrics: str) -> Server:
+    """A gateway of that strategy in front of both engines, its cache left out by every request.
+
+    `metrics`: "off" keeps it from reading the engines' own, as round robin and random are to be blind to load.
+    """
     place = Path(tempfile.mkdtemp(dir=folder))
     port = free_port()
-    backends = [{"url": f"http://127.0.0.1:{engine.port}/v1"} for engine in engines]
+    backends = [{"url": f"http://127.0.0.1:{engine.port}/v1", "metrics": metrics} for engine in engines]
     config = {
         "listen": {"port": port},
         "admin": {"port": 0},
@@ -91,7 +109,7 @@ def _body(number: int, tokens: int) -> dict[str, Any]:
 async def _occupy(session: aiohttp.ClientSession, port: int) -> None:
     """One client that generates without end, straight at the engine."""
     for number in range(1_000_000, 2_000_000):
-        body = {**_body(number, 1000), "ignore_eos": True}
+        body = {**_body(number, 400), "ignore_eos": True}
         async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
             await response.read()
 
@@ -117,8 +135,8 @@ async def offer(gateway: int, busy: int, rate: float, seconds: float, seed: int,
     rng = random.Random(seed)
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        noise = [asyncio.create_task(_occupy(session, busy)) for _ in range(2)]
-        await asyncio.sleep(1.0)
+        noise = [asyncio.create_task(_occupy(session, busy)) for _ in range(_SLOTS)]
+        await asyncio.sleep(3.0)  # until all its slots are taken, and metrics have been read
         work, end = [], time.perf_counter() + seconds
         while time.perf_counter() < end:
             body = _body(rng.randrange(10**6), rng.choice((8, 16, 32)))
@@ -143,9 +161,9 @@ def _row(name: str, seen: Seen, seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=3.0, help="arrivals a second")
+    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=0.8, help="arrivals a second")
     parser.add_argument(
         "--weights", type=Path, default=Path.home() / ".cache" / "semantic-gateway" / "weights"
     )
@@ -156,7 +174,7 @@ def main() -> None:
     try:
         for engine in engines:
             engine.wait()
-        gateways = {name: start_gateway(folder, engines, name) for name in STRATEGIES}
+        gateways = {name: start_gateway(folder, engines, *how) for name, how in STRATEGIES.items()}
         seen = {name: Seen() for name in STRATEGIES}
         for number in range(options.rounds):
             for name, gateway in gateways.items():

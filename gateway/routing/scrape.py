@@ -9,8 +9,10 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import orjson
 
 from gateway.errors import GatewayError
 
@@ -34,6 +36,7 @@ _NAMES: Mapping[str, Field] = {
     "tgi_batch_current_size": "running",
     "tgi_queue_size": "waiting",
 }
+_PROPS = "llamacpp:"  # the engine whose number of slots stands beside its metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Figures:
     running: float | None = None  # requests
     waiting: float | None = None  # requests
     cache: float | None = None  # share of the KV cache in use, 0 to 1
+    places: int | None = None  # requests it runs at once, where that is fixed
 
 
 def parse(text: str) -> Figures | None:
@@ -61,7 +65,16 @@ def parse(text: str) -> Figures | None:
             continue
         known = found.get(field, 0.0)
         found[field] = max(known, min(value, 1.0)) if field == "cache" else known + value
-    return Figures(**found) if found else None
+    return Figures(found.get("running"), found.get("waiting"), found.get("cache")) if found else None
+
+
+def slots(text: str | None) -> int | None:
+    """What llama.cpp's `/props` says it runs at once; None where it does not."""
+    try:
+        total = orjson.loads(text or "")["total_slots"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return total if type(total) is int and total > 0 else None
 
 
 def _end_of_name(line: str) -> int:
@@ -111,6 +124,7 @@ class Scraper:
         self._told = told
         self._seconds = seconds
         self._readers: dict[str, asyncio.Task[None]] = {}
+        self._places: dict[str, int | None] = {}
         self.failures = 0
 
     async def run(self) -> None:
@@ -128,6 +142,7 @@ class Scraper:
         wanted = set(self._urls())
         for url in self._readers.keys() - wanted:
             self._readers.pop(url).cancel()
+            self._places.pop(url, None)
         for url in wanted - self._readers.keys():
             self._readers[url] = asyncio.get_running_loop().create_task(self._read(url))
 
@@ -142,12 +157,15 @@ class Scraper:
         """One reading; tells whether there was anything to read."""
         try:
             page = await self._fetch(url)
+            report = parse(page) if page else None
+            if page and _PROPS in page and url not in self._places:
+                self._places[url] = slots(await self._fetch(url.removesuffix("/metrics") + "/props"))
         except GatewayError as error:
             self.failures += 1
+            self._places.pop(url, None)  # it may come back as another
             log.debug("engine metrics: %s", error)
             return True  # it may be back in a moment
-        report = parse(page) if page else None
         if report is None:
             return False
-        self._told(url, report)
+        self._told(url, replace(report, places=self._places.get(url)))
         return True

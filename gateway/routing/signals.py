@@ -24,6 +24,8 @@ WINDOW_FLOOR = 2048
 _KV_FULL = 0.95
 _FORGET = 30.0  # seconds without a request after which measured rates begin to fade
 _SMOOTH = 0.05  # weight of a new sample
+_FEW = 32  # tokens of an answer whose pace counts fully
+_DOUBT = 10.0  # squared requests by which batches must have differed until their slope counts half
 
 
 class Histogram:
@@ -115,6 +117,48 @@ class Ratio:
         return self._value / self._per if self._per > 0 and self._value > 0 else default
 
 
+class Pace:
+    """Seconds a token against the batch: a line through fading samples, whose slope is believed as far as they vary.
+
+    A decode step reads the weights once for all, and costs a part of its own for each request: on a GPU the first
+    outweighs two dozen requests, on a CPU hardly one. Until batches have differed, the former is assumed.
+    """
+
+    __slots__ = ("_batch", "_seconds", "_spread", "_together", "samples")
+
+    def __init__(self) -> None:
+        self._batch, self._seconds = 0.0, DECODE_SECONDS  # means
+        self._spread = self._together = 0.0  # variance of the batch, covariance with seconds
+        self.samples = 0.0
+
+    def add(self, batch: float, seconds: float, tokens: int) -> None:
+        """A mean over `tokens`; few of them count little."""
+        weight = min(1.0, tokens / _FEW)
+        share = weight * max(_SMOOTH, 1 / (self.samples + weight))
+        apart, more = batch - self._batch, seconds - self._seconds
+        if not self.samples:
+            self._spread = self._together = apart = more = 0.0
+            self._batch, self._seconds = batch, seconds
+        self._batch += share * apart
+        self._seconds += share * more
+        self._spread = (1 - share) * (self._spread + share * apart * apart)
+        self._together = (1 - share) * (self._together + share * apart * more)
+        self.samples += weight
+
+    def fade(self) -> None:
+        """Hope for less, and let the next sample say all."""
+        self._seconds *= 1 - _SMOOTH
+        self.samples = 0.0
+
+    def at(self, batch: float) -> float:
+        """Expected seconds a token while so many requests share the engine."""
+        known = min(self.samples, 1 / _SMOOTH)
+        assumed = self._seconds / (SHARED + self._batch)
+        slope = (known * self._together + _DOUBT * assumed) / (known * self._spread + _DOUBT)
+        slope = min(max(slope, 0.0), self._seconds / max(self._batch, 1.0))
+        return max(self._seconds + slope * (batch - self._batch), self._seconds / 10)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What an engine said of itself."""
@@ -123,6 +167,7 @@ class Report:
     waiting: int
     kv_use: float | None  # 0..1
     at: float  # caller's clock
+    places: int | None = None  # requests it runs at once, where that is fixed
 
 
 @dataclass(slots=True)
@@ -162,12 +207,11 @@ class Signals:
         self.kv_tokens: float | None = None  # capacity of the engine's KV cache, learned
         self.window = float(WINDOW)
         self.per_prompt = PREFILL_SECONDS  # seconds a prompt token, queueing inside the engine included
-        self.per_output = DECODE_SECONDS / SHARED  # seconds an output token for each unit of batch
+        self.pace = Pace()
         self.room = math.inf  # prompt tokens that would be started on soon; -1: none
         self._prefill = Ratio()
         self._alone = Ratio()  # prefill of requests that found nobody ahead
         self._floor = Histogram(0.001)
-        self._decode = Ratio()
         self._last_first = 0.0
         self._heard_at: float | None = None  # last anything was learned here, or first asked for
         self._shrunk_at = -math.inf
@@ -232,17 +276,12 @@ class Signals:
             self.window += prompt
 
     def learn_decode(self, tokens: int, seconds: float, batch: float, now: float) -> None:
-        """`tokens` came in `seconds` while about `batch` requests shared the engine.
-
-        A step's time is a constant and a part that grows with the batch: seconds a token are kept per unit
-        of (SHARED + batch), so that a change of batch changes the expectation at once.
-        """
+        """`tokens` came in `seconds` while about `batch` requests shared the engine."""
         if tokens <= 0 or seconds <= 0:
             return
         self.tpot.add(seconds / tokens)
-        self._decode.add(seconds, tokens * (SHARED + batch))
+        self.pace.add(batch, seconds / tokens, tokens)
         self._heard_at = now
-        self.per_output = self._decode.get(self.per_output)
 
     def relax(self, now: float) -> None:
         """Nothing was seen here for long: hope grows with each request that goes elsewhere, so that a backend is
@@ -251,9 +290,8 @@ class Signals:
             self._heard_at = now
         elif now - self._heard_at > _FORGET and not self.in_flight:
             self.per_prompt *= 1 - _SMOOTH
-            self.per_output *= 1 - _SMOOTH
             self._prefill.doubt()
-            self._decode.doubt()
+            self.pace.fade()
 
     def learn_end(self, failed: bool) -> None:
         self.error_rate += (failed - self.error_rate) * _SMOOTH
@@ -275,7 +313,9 @@ class Signals:
         self.report = report
         self.fresh_until = report.at + self._stale
         self.others = max(0, report.running + report.waiting - self.in_flight)
-        if self._waited >= 2 and report.running:
+        if report.places is not None:
+            self.limit = float(report.places)
+        elif self._waited >= 2 and report.running:
             self.limit = float(report.running)
         elif not report.waiting and self.limit is not None and self.in_flight + 1 >= self.limit:
             self.limit += max(1.0, self.limit / 10)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BackendUnreachable
-from gateway.routing.scrape import Figures, Scraper, metrics_url, parse
+from gateway.routing.scrape import Figures, Scraper, metrics_url, parse, slots
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -77,6 +77,27 @@ def test_one_reading() -> None:
         assert reader.failures == 1
 
     asyncio.run(story())
+
+
+def test_the_slots_of_a_llama_server_stand_beside_its_metrics_and_are_read_once() -> None:
+    async def story() -> None:
+        told: list[tuple[str, Figures]] = []
+        page = "llamacpp:requests_processing 1\n"
+        pages: dict[str, str | None] = {"http://a/metrics": page, "http://a/props": '{"total_slots": 4}'}
+        reader = scraper(pages, told)
+        await reader.once("http://a/metrics")
+        pages["http://a/props"] = '{"total_slots": 8}'
+        await reader.once("http://a/metrics")
+        assert told == [("http://a/metrics", Figures(running=1.0, places=4))] * 2
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "{}", '{"total_slots": "4"}', '{"total_slots": 0}', "<html>"]
+)
+def test_properties_that_tell_no_slots(text: str | None) -> None:
+    assert slots(text) is None
 
 
 def test_readers_come_and_go_with_the_urls() -> None:

@@ -118,6 +118,15 @@ def test_requests_kept_waiting_at_a_steady_number_show_the_limit() -> None:
     assert signals.room == -1
 
 
+def test_an_engine_that_tells_its_places_is_not_given_more() -> None:
+    signals = Signals()
+    signals.reported(Report(running=3, waiting=0, kv_use=None, at=0.0, places=4))
+    assert signals.room > 0
+    signals.sent(10, 10)
+    assert signals.room == -1
+    assert signals.load(1.0) == 1.0
+
+
 def test_prompts_waiting_their_turn_show_no_limit() -> None:
     signals = Signals()
     for at, running in enumerate((10, 12, 15, 11)):
@@ -168,8 +177,19 @@ def test_a_quota_that_fills_like_a_bucket_is_waited_for_no_longer_than_need_be()
 def test_a_larger_batch_is_expected_to_be_slower_at_once() -> None:
     signals = Signals()
     signals.learn_decode(100, 2.4, batch=0.0, now=3.0)
-    assert signals.per_output * 24 == pytest.approx(0.024)
+    assert signals.pace.at(0) == pytest.approx(0.024)
+    assert signals.pace.at(24) == pytest.approx(0.048)
     assert signals.tpot.quantile(0.5) == pytest.approx(0.024, rel=0.1)
+
+
+@pytest.mark.parametrize(("alone", "each"), [(0.024, 0.001), (0.01, 0.02)])
+def test_how_much_a_batch_slows_an_engine_is_learned(alone: float, each: float) -> None:
+    signals = Signals()
+    for step in range(200):
+        batch = 1 + step % 8
+        signals.learn_decode(100, 100 * (alone + each * batch), batch=batch, now=step)
+    for batch in (1, 4, 8):
+        assert signals.pace.at(batch) == pytest.approx(alone + each * batch, rel=0.25)
 
 
 def test_errors_fade_in_and_out() -> None:
@@ -191,6 +211,6 @@ def test_what_was_never_measured_is_not_hoped_for_before_its_time() -> None:
     signals.relax(1031.0)
     assert signals.per_prompt < before
     signals.learn_decode(100, 2.4, batch=0.0, now=1031.0)
-    before = signals.per_output
+    before = signals.pace.at(1)
     signals.relax(1032.0)
-    assert signals.per_output == before
+    assert signals.pace.at(1) == before

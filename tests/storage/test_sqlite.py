@@ -150,7 +150,9 @@ def test_a_file_that_is_no_database_is_set_aside_at_open(
 def damage(path: Path) -> None:
     """Overwrite all but the first pages, of an image that holds everything."""
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # on a busy machine the store's close may leave a log behind
+        db.execute(
+            "PRAGMA wal_checkpoint(TRUNCATE)"
+        )  # on a busy machine the store's close may leave a log behind
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(8192 * 3)
