@@ -1,0 +1,264 @@
+"""Which examples go into a small model's prompt, in which order, and how many: down to none.
+
+Two stages (IC-Cache §4.1): relevance is given, by vector search; usefulness to this small model is learned
+here, from outcomes. It must never choose more than the prompt has room for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from gateway.offload.examples import Example, sketch
+from gateway.offload.logistic import Logistic
+
+Array = NDArray[np.float64]
+
+FEATURES = (
+    "bias", "similarity", "gap", "rank", "words", "vote", "vote lead", "record", "tried", "quality", "category",
+    "question length", "answer length", "similarity x vote", "words x vote",
+)  # fmt: skip
+# Untrained, an example is used from a similarity of CUT, and the more similar the better: all other weights
+# start at zero, free to be learned.
+CUT = 0.5
+_SLOPE = 8.0
+_VARIANCE = np.array([1.0, 16.0] + [2.0] * (len(FEATURES) - 2))
+_KERNEL = 0.1  # similarity by which a neighbour's vote falls to 1/e
+_NONE = np.zeros((0, len(FEATURES)))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request as selector and router see it."""
+
+    question: str
+    tokens: int  # of the whole prompt as the caller sent it
+    category: str
+    words: NDArray[np.float32]  # sketch of the question
+
+    @classmethod
+    def of(cls, question: str, tokens: int, category: str) -> "Asked":
+        return cls(question, tokens, category, sketch(question))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was chosen for one request, in prompt order, and why; kept until its outcome is known."""
+
+    examples: tuple[Example, ...]
+    utilities: tuple[float, ...]  # predicted share of good answers with each, in the same order
+    tokens: int  # of all examples together
+    threshold: float  # the utility each had to reach
+    features: Array  # (n, d), of the chosen
+    candidates: tuple[tuple[Example, float, float], ...]  # (example, similarity, utility), most similar first
+    compared: Array  # (m, d), of the candidates
+    agreed: tuple[int, ...] = ()  # thresholds of the grid that would have chosen the same
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(example.id for example in self.examples)
+
+    @property
+    def similarity(self) -> float:
+        """Of the nearest candidate, chosen or not."""
+        return self.candidates[0][1] if self.candidates else 0.0
+
+    @property
+    def vote(self) -> float:
+        """The share of the neighbourhood that agrees with its favourite answer."""
+        return float(self.compared[:, _AT["vote"]].max()) if len(self.compared) else 0.0
+
+
+_AT = {name: at for at, name in enumerate(FEATURES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may be tuned. Tokens of one request's examples cost `price` of a good answer per thousand."""
+
+    limit: int = 5  # examples at most
+    diversity: float = 0.1  # utility that an example loses which repeats another one (MMR)
+    reserve: int = 64  # tokens left free for what tokenizers disagree on
+    price: float = 0.02
+    explore: float = 0.1  # share of requests that try another threshold
+    grid: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+    start: float = 0.5  # the threshold used until another has proved better
+    memory: float = 0.998  # what past outcomes of a threshold keep of their weight at each new one
+
+
+class Threshold:
+    """The global utility threshold: a bandit over a grid, rewarded by outcome less the price of tokens.
+
+    A threshold that would have chosen the same examples as the one that was used learns from it too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        size = len(settings.grid)
+        self.weight = np.zeros(size)
+        self.reward = np.zeros(size)
+
+    @property
+    def best(self) -> int:
+        """The arm with the highest lower bound of its mean reward; the starting one until it is beaten."""
+        start = self._settings.grid.index(self._settings.start)
+        # Two pseudo-outcomes of the overall mean for each, and as many again for the start.
+        overall = self.reward.sum() / self.weight.sum() if self.weight.sum() else 0.5
+        mean = (self.reward + 2 * overall) / (self.weight + 2)
+        bound = mean - 0.5 / np.sqrt(self.weight + 2)
+        bound[start] += 0.5 / np.sqrt(self.weight[start] + 2) - 0.5 / np.sqrt(self.weight[start] + 4)
+        return int(np.argmax(bound))
+
+    def pick(self, rng: np.random.Generator) -> int:
+        if rng.random() < self._settings.explore:
+            return int(rng.integers(len(self._settings.grid)))
+        return self.best
+
+    def learn(self, agreed: Sequence[int], outcome: float, tokens: int) -> None:
+        arms = list(agreed)
+        self.weight *= self._settings.memory
+        self.reward *= self._settings.memory
+        self.weight[arms] += 1
+        self.reward[arms] += outcome - self._settings.price * tokens / 1000
+
+
+class Selector:
+    """Chooses examples for one small model, and learns from what came of it."""
+
+    def __init__(self, settings: Settings | None = None, rng: np.random.Generator | None = None) -> None:
+        self.settings = settings or Settings()
+        mean = np.zeros(len(FEATURES))
+        mean[_AT["similarity"]] = _SLOPE
+        self.utility = Logistic(mean, _VARIANCE)
+        self.threshold = Threshold(self.settings)
+        self._rng = rng or np.random.default_rng()
+
+    def __repr__(self) -> str:
+        cut = self.settings.grid[self.threshold.best]
+        return f"<Selector: threshold {cut}, {self.utility.seen:.0f} outcomes>"
+
+    def select(
+        self, asked: Asked, candidates: Sequence[tuple[Example, float]], room: int, *, explore: bool = True
+    ) -> Selection:
+        """The examples for a request whose prompt has `room` tokens left.
+
+        `candidates`: those the tenant may see, with their similarity, from the vector index. `explore=False`
+        for explanations: no chance is taken and none is used up.
+        """
+        ranked = sorted(candidates, key=lambda pair: -pair[1])
+        if not ranked:
+            return Selection((), (), 0, self.settings.start, _NONE, (), _NONE)
+        compared, repeats = describe(asked, ranked)
+        utilities = self.utility.means(compared)
+        arm = self.threshold.pick(self._rng) if explore else self.threshold.best
+        cut = self.settings.grid[arm]
+        order = self._diverse(ranked, utilities, repeats, cut, room - self.settings.reserve)[::-1]
+        passing = [int((utilities >= other).sum()) for other in self.settings.grid]
+        return Selection(
+            examples=tuple(ranked[at][0] for at in order),
+            utilities=tuple(float(utilities[at]) for at in order),
+            tokens=sum(ranked[at][0].tokens for at in order),
+            threshold=cut,
+            features=compared[order],
+            candidates=tuple((e, s, float(u)) for (e, s), u in zip(ranked, utilities, strict=True)),
+            compared=compared,
+            agreed=tuple(at for at, count in enumerate(passing) if count == passing[arm]),
+        )
+
+    def learn(self, selection: Selection, outcome: float, weight: float = 1.0) -> None:
+        """The outcome, in [0, 1], of the small model's answer with these examples."""
+        if not selection.candidates:
+            return
+        self.threshold.learn(selection.agreed, outcome, selection.tokens)
+        for features in selection.features:  # the outcome is one observation, whatever their number
+            self.utility.learn(features, outcome, weight / len(selection.features))
+
+    def hindsight(self, selection: Selection, answer: str, weight: float = 0.2) -> None:
+        """The large model answered after all: candidates whose answer says the same would have helped.
+
+        Our own addition to IC-Cache: it costs no call, and teaches on traffic that is not offloaded.
+        """
+        said = sketch(answer)
+        for (example, _, _), features in zip(selection.candidates, selection.compared, strict=True):
+            self.utility.learn(features, min(1.0, max(0.0, float(example.said @ said))), weight)
+
+    def dump(self) -> bytes:
+        """What was learned, for the store."""
+        threshold = {"weight": self.threshold.weight.tolist(), "reward": self.threshold.reward.tolist()}
+        state = {"features": FEATURES, "grid": self.settings.grid, "threshold": threshold}
+        return orjson.dumps({**state, "utility": self.utility.dump()})
+
+    def load(self, packed: bytes) -> None:
+        """Take up what `dump` gave. Raises ValueError where it was learned on other features or another grid."""
+        state: dict[str, Any] = orjson.loads(packed)
+        try:
+            if tuple(state["features"]) != FEATURES or tuple(state["grid"]) != self.settings.grid:
+                raise ValueError("learned by another version of the selector")
+            self.utility.load(state["utility"])
+            self.threshold.weight = np.array(state["threshold"]["weight"])
+            self.threshold.reward = np.array(state["threshold"]["reward"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a selector's state: {error}") from None
+
+    def _diverse(
+        self,
+        ranked: Sequence[tuple[Example, float]],
+        utilities: Array,
+        repeats: Array,
+        cut: float,
+        room: int,
+    ) -> list[int]:
+        """Rows in order of choice: maximal marginal relevance (Carbonell and Goldstein 1998) within the room."""
+        chosen: list[int] = []
+        score = np.where(utilities >= cut, utilities, -np.inf)
+        repeated = np.zeros(len(utilities))
+        while len(chosen) < self.settings.limit:
+            at = int(np.argmax(score - self.settings.diversity * repeated))
+            if score[at] == -np.inf:
+                break
+            score[at] = -np.inf
+            tokens = ranked[at][0].tokens
+            if tokens <= room:  # one that is too long leaves its place to a shorter one
+                room -= tokens
+                chosen.append(at)
+                repeated = np.maximum(repeated, repeats[at])
+        return chosen
+
+
+def describe(asked: Asked, ranked: Sequence[tuple[Example, float]]) -> tuple[Array, Array]:
+    """Features (n, d) of candidates, most similar first, and how far their questions repeat each other (n, n)."""
+    questions = np.array([example.asked for example, _ in ranked])
+    answers = np.array([example.said for example, _ in ranked])
+    similarity = np.array([similarity for _, similarity in ranked], dtype=np.float64)
+    figures = np.array(
+        [
+            (e.successes, e.uses, e.quality, e.category == asked.category, len(e.question), len(e.answer))
+            for e, _ in ranked
+        ],
+        dtype=np.float64,
+    )
+    successes, uses, quality, category, question, answer = figures.T
+    near = np.exp((similarity - similarity[0]) / _KERNEL)
+    vote = (answers @ answers.T) @ (near / near.sum())
+    words = questions @ asked.words
+    columns = (
+        np.ones(len(ranked)),
+        similarity - CUT,
+        similarity[0] - similarity,
+        1.0 / (1.0 + np.arange(len(ranked))),
+        words,
+        vote,
+        vote - vote.max(),
+        (successes + 1.0) / (uses + 2.0) - 0.5,
+        np.log1p(uses) / 4,
+        quality - 0.8,
+        category,
+        np.log((question + 1.0) / (len(asked.question) + 1.0)) / 4,
+        np.log1p(answer) / 4 - 1,
+        (similarity - CUT) * vote,
+        words * vote,
+    )
+    return np.stack(columns, axis=1), questions @ questions.T
