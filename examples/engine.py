@@ -34,8 +34,11 @@ def weights(folder: Path) -> Path:
     return path
 
 
-def start(port: int, folder: Path, slots: int = 2) -> object:
-    """Serve on 127.0.0.1:port; returns the server, which lives as long as it is referenced."""
+def start(port: int, folder: Path, slots: int = 2, threads: int | None = None) -> object:
+    """Serve on 127.0.0.1:port; returns the server, which lives as long as it is referenced.
+
+    `threads` for machines shared with others: the engine's own default takes every core, and waits by spinning.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -48,6 +51,8 @@ def start(port: int, folder: Path, slots: int = 2) -> object:
     params.endpoint_metrics = True
     params.use_jinja = True
     params.chat_template = TEMPLATE
+    for cpu in (params.cpuparams, params.cpuparams_batch) if threads else ():
+        cpu.n_threads, cpu.poll = threads, 0
     return xllamacpp.Server(params)
 
 

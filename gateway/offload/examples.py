@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 DECAY = 0.9  # what a value keeps of itself in one hour (IC-Cache §4.3)
 REPLAYS = 5  # at most so many for one example (IC-Cache §4.3)
-SKETCH = 128  # hashed word counts, enough to tell equal answers from different ones
+SKETCH = 256  # dimensions of hashed word counts, enough to tell equal answers from different ones
 _SKETCHED = 4096  # characters of a text that its sketch reads
 _OVERHEAD = 1024 + 2 * 4 * SKETCH  # bytes an example costs beside its text: figures and both sketches
 _EASE = 0.1  # of each new outcome in the running means of quality
@@ -32,10 +32,16 @@ class Pattern(Protocol):
 
 
 def sketch(text: str) -> NDArray[np.float32]:
-    """Hashed word counts of a text's beginning as a unit vector (SKETCH,): 1 for the same words, 0 for none."""
+    """Hashed word counts of a text's beginning as a unit vector (SKETCH,): 1 for the same words, about 0 for others.
+
+    Each word goes to two places with a sign (feature hashing, Weinberger et al. 2009): two words that meet in
+    one place still differ in the other.
+    """
     counts = np.zeros(SKETCH, dtype=np.float32)
     for word in _WORD.findall(text[:_SKETCHED].lower()):
-        counts[zlib.crc32(word.encode()) % SKETCH] += 1.0
+        hashed = zlib.crc32(word.encode())
+        counts[hashed % SKETCH] += 1.0 if hashed & 0x10000 else -1.0
+        counts[(hashed >> 20) % SKETCH] += 1.0 if hashed & 0x20000 else -1.0
     length = float(np.sqrt(counts @ counts))
     return counts / length if length else counts
 

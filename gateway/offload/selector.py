@@ -21,12 +21,12 @@ FEATURES = (
     "bias", "similarity", "gap", "rank", "words", "vote", "vote lead", "record", "tried", "quality", "category",
     "question length", "answer length", "similarity x vote", "words x vote",
 )  # fmt: skip
-# Untrained, an example is used from a similarity of CUT, and the more similar the better: all other weights
-# start at zero, free to be learned.
-CUT = 0.5
-_SLOPE = 8.0
+# Untrained, the more similar the better, with even odds at a similarity of CUT (the starting threshold then cuts
+# a little below 0.5): all other weights start at zero, free to be learned.
+CUT = 0.6
+_SLOPE = 12.0
 _VARIANCE = np.array([1.0, 16.0] + [2.0] * (len(FEATURES) - 2))
-_KERNEL = 0.1  # similarity by which a neighbour's vote falls to 1/e
+_KERNEL = 0.05  # similarity by which a neighbour's vote falls to 1/e
 _NONE = np.zeros((0, len(FEATURES)))
 
 
@@ -51,7 +51,7 @@ class Selection:
     examples: tuple[Example, ...]
     utilities: tuple[float, ...]  # predicted share of good answers with each, in the same order
     tokens: int  # of all examples together
-    threshold: float  # the utility each had to reach
+    threshold: float  # what each had to add in utility to those before it
     features: Array  # (n, d), of the chosen
     candidates: tuple[tuple[Example, float, float], ...]  # (example, similarity, utility), most similar first
     compared: Array  # (m, d), of the candidates
@@ -79,13 +79,15 @@ _AT = {name: at for at, name in enumerate(FEATURES)}
 class Settings:
     """What may be tuned. Tokens of one request's examples cost `price` of a good answer per thousand."""
 
-    limit: int = 5  # examples at most
-    diversity: float = 0.1  # utility that an example loses which repeats another one (MMR)
+    limit: int = 8  # examples at most
+    diversity: float = (
+        0.7  # share of its utility that an example loses to each chosen one with the same answer
+    )
     reserve: int = 64  # tokens left free for what tokenizers disagree on
     price: float = 0.02
     explore: float = 0.1  # share of requests that try another threshold
-    grid: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
-    start: float = 0.5  # the threshold used until another has proved better
+    grid: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+    start: float = 0.2  # the threshold used until another has proved better
     memory: float = 0.998  # what past outcomes of a threshold keep of their weight at each new one
 
 
@@ -154,18 +156,19 @@ class Selector:
         compared, repeats = describe(asked, ranked)
         utilities = self.utility.means(compared)
         arm = self.threshold.pick(self._rng) if explore else self.threshold.best
-        cut = self.settings.grid[arm]
-        order = self._diverse(ranked, utilities, repeats, cut, room - self.settings.reserve)[::-1]
-        passing = [int((utilities >= other).sum()) for other in self.settings.grid]
+        lengths = [example.tokens for example, _ in ranked]
+        picked, added = self._diverse(utilities, repeats, lengths, room - self.settings.reserve)
+        counts = [sum(gain >= cut for gain in added) for cut in self.settings.grid]
+        order = picked[: counts[arm]][::-1]  # the best comes last, nearest the question
         return Selection(
             examples=tuple(ranked[at][0] for at in order),
-            utilities=tuple(float(utilities[at]) for at in order),
-            tokens=sum(ranked[at][0].tokens for at in order),
-            threshold=cut,
+            utilities=tuple(utilities[order].tolist()),
+            tokens=sum(lengths[at] for at in order),
+            threshold=self.settings.grid[arm],
             features=compared[order],
-            candidates=tuple((e, s, float(u)) for (e, s), u in zip(ranked, utilities, strict=True)),
+            candidates=tuple((e, s, u) for (e, s), u in zip(ranked, utilities.tolist(), strict=True)),
             compared=compared,
-            agreed=tuple(at for at, count in enumerate(passing) if count == passing[arm]),
+            agreed=tuple(at for at, count in enumerate(counts) if count == counts[arm]),
         )
 
     def learn(self, selection: Selection, outcome: float, weight: float = 1.0) -> None:
@@ -173,8 +176,13 @@ class Selector:
         if not selection.candidates:
             return
         self.threshold.learn(selection.agreed, outcome, selection.tokens)
-        for features in selection.features:  # the outcome is one observation, whatever their number
-            self.utility.learn(features, outcome, weight / len(selection.features))
+        if not selection.examples:
+            return
+        # One good example is enough (noisy or): each gets the credit that falls to it if the answer is good.
+        utilities = self.utility.means(selection.features)
+        credit = utilities / (1.0 - np.prod(1.0 - utilities))
+        for features, part in zip(selection.features, credit, strict=True):
+            self.utility.learn(features, outcome * min(1.0, float(part)), weight)
 
     def hindsight(self, selection: Selection, answer: str, weight: float = 0.2) -> None:
         """The large model answered after all: candidates whose answer says the same would have helped.
@@ -204,32 +212,33 @@ class Selector:
             raise ValueError(f"not a selector's state: {error}") from None
 
     def _diverse(
-        self,
-        ranked: Sequence[tuple[Example, float]],
-        utilities: Array,
-        repeats: Array,
-        cut: float,
-        room: int,
-    ) -> list[int]:
-        """Rows in order of choice: maximal marginal relevance (Carbonell and Goldstein 1998) within the room."""
-        chosen: list[int] = []
-        score = np.where(utilities >= cut, utilities, -np.inf)
-        repeated = np.zeros(len(utilities))
-        while len(chosen) < self.settings.limit:
-            at = int(np.argmax(score - self.settings.diversity * repeated))
-            if score[at] == -np.inf:
+        self, utilities: Array, repeats: Array, lengths: Sequence[int], room: int
+    ) -> tuple[list[int], list[float]]:
+        """Rows in order of choice and the utility that each added, within the room.
+
+        Greedy, as maximal marginal relevance (Carbonell and Goldstein 1998), with what an example adds in place
+        of a difference of scores: of one answer said again, each further time counts less. What is added never
+        rises from one to the next, so that a lower threshold only ever lengthens the list.
+        """
+        adds = utilities.copy()
+        picked: list[int] = []
+        added: list[float] = []
+        while len(picked) < min(self.settings.limit, len(utilities)):
+            at = int(np.argmax(adds))
+            gain = float(adds[at])
+            if gain < self.settings.grid[0]:
                 break
-            score[at] = -np.inf
-            tokens = ranked[at][0].tokens
-            if tokens <= room:  # one that is too long leaves its place to a shorter one
-                room -= tokens
-                chosen.append(at)
-                repeated = np.maximum(repeated, repeats[at])
-        return chosen
+            adds[at] = 0.0
+            if lengths[at] <= room:  # one that is too long leaves its place to a shorter one
+                room -= lengths[at]
+                picked.append(at)
+                added.append(gain)
+                adds *= 1.0 - self.settings.diversity * repeats[at]
+        return picked, added
 
 
 def describe(asked: Asked, ranked: Sequence[tuple[Example, float]]) -> tuple[Array, Array]:
-    """Features (n, d) of candidates, most similar first, and how far their questions repeat each other (n, n)."""
+    """Features (n, d) of candidates, most similar first, and how far their answers repeat each other (n, n)."""
     questions = np.array([example.asked for example, _ in ranked])
     answers = np.array([example.said for example, _ in ranked])
     similarity = np.array([similarity for _, similarity in ranked], dtype=np.float64)
@@ -242,7 +251,8 @@ def describe(asked: Asked, ranked: Sequence[tuple[Example, float]]) -> tuple[Arr
     )
     successes, uses, quality, category, question, answer = figures.T
     near = np.exp((similarity - similarity[0]) / _KERNEL)
-    vote = (answers @ answers.T) @ (near / near.sum())
+    repeats = np.clip(answers @ answers.T, 0.0, 1.0)
+    vote = repeats @ (near / near.sum())
     words = questions @ asked.words
     columns = (
         np.ones(len(ranked)),
@@ -261,4 +271,4 @@ def describe(asked: Asked, ranked: Sequence[tuple[Example, float]]) -> tuple[Arr
         (similarity - CUT) * vote,
         words * vote,
     )
-    return np.stack(columns, axis=1), questions @ questions.T
+    return np.stack(columns, axis=1), repeats
