@@ -37,11 +37,12 @@ def sketch(text: str) -> NDArray[np.float32]:
     Each word goes to two places with a sign (feature hashing, Weinberger et al. 2009): two words that meet in
     one place still differ in the other.
     """
-    counts = np.zeros(SKETCH, dtype=np.float32)
-    for word in _WORD.findall(text[:_SKETCHED].lower()):
-        hashed = zlib.crc32(word.encode())
-        counts[hashed % SKETCH] += 1.0 if hashed & 0x10000 else -1.0
-        counts[(hashed >> 20) % SKETCH] += 1.0 if hashed & 0x20000 else -1.0
+    hashed = np.array(
+        [zlib.crc32(word.encode()) for word in _WORD.findall(text[:_SKETCHED].lower())], np.int64
+    )
+    places = np.concatenate([hashed % SKETCH, (hashed >> 20) % SKETCH])
+    signs = np.concatenate([hashed & 0x10000, (hashed & 0x20000) >> 1]) / 0x8000 - 1.0
+    counts = np.bincount(places, signs, SKETCH).astype(np.float32)
     length = float(np.sqrt(counts @ counts))
     return counts / length if length else counts
 

@@ -20,6 +20,11 @@ def sigmoid(x: Any) -> Any:
     return 1.0 / (1.0 + np.exp(-np.clip(x, -30.0, 30.0)))
 
 
+def _probability(logit: float) -> float:
+    """`sigmoid` of one number, without the array machinery: it is on the way of every request."""
+    return 1.0 / (1.0 + math.exp(-min(30.0, max(-30.0, logit))))
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A probability with what is known of it: the Gaussian of its logit."""
@@ -30,11 +35,11 @@ class Estimate:
     @property
     def mean(self) -> float:
         """The probability, averaged over what is not known."""
-        return float(sigmoid(self.logit / math.sqrt(1 + _MODERATION * self.deviation**2)))
+        return _probability(self.logit / math.sqrt(1 + _MODERATION * self.deviation**2))
 
     def bound(self, z: float) -> float:
         """The probability z standard deviations away: a credible bound."""
-        return float(sigmoid(self.logit + z * self.deviation))
+        return _probability(self.logit + z * self.deviation)
 
 
 class Logistic:
@@ -65,7 +70,7 @@ class Logistic:
 
     def learn(self, x: Array, outcome: float, weight: float = 1.0) -> None:
         """One outcome in [0, 1] at features x (d,), counted `weight` times."""
-        p = float(sigmoid(x @ self.mean))
+        p = _probability(float(x @ self.mean))
         curvature = max(p * (1 - p), 1e-4) * weight
         if self.memory < 1.0 and np.trace(self.covariance) < self._spread:
             self.covariance /= self.memory**weight

@@ -59,9 +59,9 @@ class Settings:
 
     strength: float = 0.5  # λ0: what the bias takes from a full-cost arm at most
     steepness: float = 2.0  # γ
-    tolerance: float = 2.0  # times the permitted mean loss that one request may lose, while there is no load
-    reach: float = 5.0  # and at any load
-    z: float = 1.28  # standard deviations to the credible bound of loss
+    tolerance: float = 5.0  # times the permitted mean loss that one request may lose, while there is no load
+    reach: float = 8.0  # and at any load
+    z: float = 0.84  # standard deviations to the credible bound of loss
     explore: float = 0.02  # share of requests on which the doubtful is tried, within the budget
     compare: float = 0.10  # share of unsure requests that both models should answer
     routine: float = 0.01  # and of all others

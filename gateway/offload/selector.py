@@ -27,6 +27,9 @@ CUT = 0.6
 _SLOPE = 12.0
 _VARIANCE = np.array([1.0, 16.0] + [2.0] * (len(FEATURES) - 2))
 _KERNEL = 0.05  # similarity by which a neighbour's vote falls to 1/e
+_PRIOR = 10.0  # outcomes like the mean of all, with which each threshold begins
+_NOISE = 0.4  # standard deviation of one outcome
+_TIE = 0.005  # of reward, within which the starting threshold stays
 _NONE = np.zeros((0, len(FEATURES)))
 
 
@@ -88,7 +91,7 @@ class Settings:
     explore: float = 0.1  # share of requests that try another threshold
     grid: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
     start: float = 0.2  # the threshold used until another has proved better
-    memory: float = 0.998  # what past outcomes of a threshold keep of their weight at each new one
+    memory: float = 0.9995  # what past outcomes of a threshold keep of their weight at each new one
 
 
 class Threshold:
@@ -105,19 +108,23 @@ class Threshold:
 
     @property
     def best(self) -> int:
-        """The arm with the highest lower bound of its mean reward; the starting one until it is beaten."""
+        """The arm of the highest mean reward, each drawn to the mean of all as far as it is little tried."""
+        means = self._means()
         start = self._settings.grid.index(self._settings.start)
-        # Two pseudo-outcomes of the overall mean for each, and as many again for the start.
-        overall = self.reward.sum() / self.weight.sum() if self.weight.sum() else 0.5
-        mean = (self.reward + 2 * overall) / (self.weight + 2)
-        bound = mean - 0.5 / np.sqrt(self.weight + 2)
-        bound[start] += 0.5 / np.sqrt(self.weight[start] + 2) - 0.5 / np.sqrt(self.weight[start] + 4)
-        return int(np.argmax(bound))
+        return start if means[start] >= means.max() - _TIE else int(np.argmax(means))
 
     def pick(self, rng: np.random.Generator) -> int:
-        if rng.random() < self._settings.explore:
-            return int(rng.integers(len(self._settings.grid)))
-        return self.best
+        """The best arm; now and then one by Thompson sampling, which tries most what may yet prove better."""
+        if rng.random() >= self._settings.explore:
+            return self.best
+        deviation = _NOISE / np.sqrt(self.weight + _PRIOR)
+        return int(np.argmax(self._means() + deviation * rng.standard_normal(len(self.weight))))
+
+    def _means(self) -> Array:
+        total = float(self.weight.sum())
+        overall = float(self.reward.sum()) / total if total else 0.0
+        means: Array = (self.reward + _PRIOR * overall) / (self.weight + _PRIOR)
+        return means
 
     def learn(self, agreed: Sequence[int], outcome: float, tokens: int) -> None:
         arms = list(agreed)
