@@ -113,9 +113,9 @@ class Trial:
         return self.selector.select(asked, self.near(vector), ROOM)
 
 
-def run(trial: Trial, choose: Choose, engine: Engine, count: int) -> Score:
+def run(trial: Trial, choose: Choose, engine: Engine, count: int, first: int = STORED) -> Score:
     score = Score()
-    for at in range(STORED, STORED + count):
+    for at in range(first, first + count):
         chosen = choose(trial.asked(at), trial.messages.vectors[at])
         examples = chosen.examples if isinstance(chosen, Selection) else chosen
         fields = {"messages": [{"role": "user", "content": trial.messages.texts[at]}], "temperature": 0}
@@ -124,7 +124,7 @@ def run(trial: Trial, choose: Choose, engine: Engine, count: int) -> Score:
         said, tokens = engine.ask(body)
         right = said.strip() == trial.messages.labels[at]
         if isinstance(chosen, Selection):
-            trial.selector.learn(chosen, float(right))
+            trial.selector.learn(chosen, float(right), said.strip())
         score.right.append(right)
         score.tokens.append(tokens)
         score.examples.append(len(examples))

@@ -65,6 +65,9 @@ class Settings:
     explore: float = 0.02  # share of requests on which the doubtful is tried, within the budget
     compare: float = 0.10  # share of unsure requests that both models should answer
     routine: float = 0.01  # and of all others
+    caution: float = (
+        1.0  # lost answers that the ledger holds from the start: it opens after caution / floor requests
+    )
     memory: float = 0.9995  # what the quality ledger keeps at each request
 
 
@@ -228,13 +231,14 @@ class Router:
 
         An integral controller: the mean loss settles below the floor whatever the traffic.
         """
-        spent = self.ledger.rate / floor if floor > 0 else float(self.ledger.lost > 0)
+        budget = floor * self.ledger.seen
+        spent = (self.ledger.lost + self.settings.caution) / budget if budget > 0 else 1.0
         return self.settings.reach * floor * min(1.0, 1.0 - spent)
 
     def _reason(
         self, loss: float, deviation: float, limit: float, scores: tuple[float, float], explain: bool
     ) -> str:
-        if limit < 0 or (limit == 0 and loss > 0):
+        if limit <= 0:
             return "budget"
         if loss + self.settings.z * deviation > limit:
             doubtful = loss - self.settings.z * deviation <= limit

@@ -23,8 +23,8 @@ FEATURES = (
 )  # fmt: skip
 # Untrained, the more similar the better, with even odds at a similarity of CUT (the starting threshold then cuts
 # a little below 0.5): all other weights start at zero, free to be learned.
-CUT = 0.6
-_SLOPE = 12.0
+CUT = 0.65
+_SLOPE = 16.0
 _VARIANCE = np.array([1.0, 16.0] + [2.0] * (len(FEATURES) - 2))
 _KERNEL = 0.05  # similarity by which a neighbour's vote falls to 1/e
 _PRIOR = 10.0  # outcomes like the mean of all, with which each threshold begins
@@ -89,8 +89,8 @@ class Settings:
     reserve: int = 64  # tokens left free for what tokenizers disagree on
     price: float = 0.02
     explore: float = 0.1  # share of requests that try another threshold
-    grid: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
-    start: float = 0.2  # the threshold used until another has proved better
+    grid: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
+    start: float = 0.05  # the threshold used until another has proved better
     memory: float = 0.9995  # what past outcomes of a threshold keep of their weight at each new one
 
 
@@ -178,23 +178,28 @@ class Selector:
             agreed=tuple(at for at, count in enumerate(counts) if count == counts[arm]),
         )
 
-    def learn(self, selection: Selection, outcome: float, weight: float = 1.0) -> None:
-        """The outcome, in [0, 1], of the small model's answer with these examples."""
+    def learn(
+        self, selection: Selection, outcome: float, answer: str | None = None, weight: float = 1.0
+    ) -> None:
+        """The outcome, in [0, 1], of the small model's answer with these examples.
+
+        With its `answer`, credit and blame go to those that say the same; without, to all in proportion to what
+        was expected of each: one outcome is one observation, whatever their number.
+        """
         if not selection.candidates:
             return
         self.threshold.learn(selection.agreed, outcome, selection.tokens)
-        if not selection.examples:
-            return
-        # One good example is enough (noisy or): each gets the credit that falls to it if the answer is good.
-        utilities = self.utility.means(selection.features)
-        credit = utilities / (1.0 - np.prod(1.0 - utilities))
-        for features, part in zip(selection.features, credit, strict=True):
-            self.utility.learn(features, outcome * min(1.0, float(part)), weight)
+        if answer is not None and outcome >= 0.5:
+            self.hindsight(selection, answer, weight)
+        elif selection.examples:
+            for features, part in zip(selection.features, _shares(selection, answer), strict=True):
+                self.utility.learn(features, outcome, weight * part)
 
     def hindsight(self, selection: Selection, answer: str, weight: float = 0.2) -> None:
-        """The large model answered after all: candidates whose answer says the same would have helped.
+        """The request's good answer is known: candidates whose answer says the same would have helped.
 
-        Our own addition to IC-Cache: it costs no call, and teaches on traffic that is not offloaded.
+        Our own addition to IC-Cache. Where the large model answered, it costs no call, and teaches on traffic
+        that is not offloaded.
         """
         said = sketch(answer)
         for (example, _, _), features in zip(selection.candidates, selection.compared, strict=True):
@@ -242,6 +247,15 @@ class Selector:
                 added.append(gain)
                 adds *= 1.0 - self.settings.diversity * repeats[at]
         return picked, added
+
+
+def _shares(selection: Selection, answer: str | None) -> list[float]:
+    """How much of an outcome each chosen example answers for: together one, or less if none said the same."""
+    if answer is None:
+        expected = np.array(selection.utilities)
+        return list((expected / expected.sum()).tolist())
+    same = np.clip(np.array([e.said for e in selection.examples]) @ sketch(answer), 0.0, 1.0)
+    return list((same / max(1.0, float(same.sum()))).tolist())
 
 
 def describe(asked: Asked, ranked: Sequence[tuple[Example, float]]) -> tuple[Array, Array]:

@@ -39,7 +39,10 @@ def test_knowing_nothing_it_stays_with_the_large_model_and_asks_for_comparisons(
     one = router(explore=0.0)
     choices = [one.choose(at("easy"), max_quality_loss=FLOOR) for _ in range(400)]
     assert not any(c.offload for c in choices)
-    assert {c.reason for c in choices} == {"quality"}
+    assert {c.reason for c in choices} == {"budget", "quality"}
+    assert [c.reason for c in choices[:50]] == [
+        "budget"
+    ] * 50  # a floor of 2 in 100 permits nothing before that
     assert 0.05 < np.mean([c.compare for c in choices]) < 0.16
 
 
