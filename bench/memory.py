@@ -24,8 +24,8 @@ def memory(entries: int = ENTRIES) -> tuple[str, str, str, bool]:
     out = subprocess.check_output(
         [sys.executable, "-m", "bench.memory", "--entries", str(entries), "--child"], text=True
     )
-    each, seconds = out.split()
-    value = f"{float(each):,.0f} bytes (built in {float(seconds):.0f} s)"
+    each, peak, seconds = out.split()
+    value = f"{float(each):,.0f} bytes ({float(peak):,.0f} at the peak, built in {float(seconds):.0f} s)"
     return (
         f"index and metadata of {entries:,} entries, each",
         value,
@@ -34,12 +34,15 @@ def memory(entries: int = ENTRIES) -> tuple[str, str, str, bool]:
     )
 
 
-async def measure(entries: int) -> tuple[float, float]:
-    """(bytes an entry, seconds to build): catalogue and vectors, as the running gateway keeps them."""
+async def measure(entries: int) -> tuple[float, float, float]:
+    """Catalogue and vectors, as the running gateway keeps them.
+
+    (bytes an entry once all is built, and at the peak while building; seconds to build)
+    """
     from gateway.cache.catalog import Catalog, random_id
     from gateway.cache.quota import Ledger
     from gateway.embedding.worker import Worker
-    from gateway.exchange import Entry
+    from gateway.exchange import Entry, request_digest
     from gateway.index.partitions import Partitions
 
     def no_embedder() -> object:
@@ -73,7 +76,7 @@ async def measure(entries: int) -> tuple[float, float]:
                 size=4000 + row,
                 cost=0.0001 * row,
                 temperature=None,
-                request_id=f"req_{os.urandom(16).hex()}",
+                request=request_digest(f"req_{os.urandom(16).hex()}"),
                 prompt_tokens=100 + row,
                 completion_tokens=300 + row,
             )
@@ -85,14 +88,19 @@ async def measure(entries: int) -> tuple[float, float]:
         await asyncio.sleep(0.1)
     seconds = time.perf_counter() - started
     gc.collect()
-    each = (_resident() - before) / entries
+    each, peak = (_resident() - before) / entries, (_most_resident() - before) / entries
     await worker.close()
-    return each, seconds
+    return each, peak, seconds
 
 
 def _resident() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _most_resident() -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
 import secrets
 import signal
 import time
@@ -25,20 +26,37 @@ from gateway.cache.flight import Flights
 from gateway.cache.guard import CHECKS, Guard
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
-from gateway.config import BackendConfig, Config, ConfigFault, EmbedderConfig, ModelConfig, StoreConfig
+from gateway.config import (
+    AdaptConfig,
+    BackendConfig,
+    Config,
+    ConfigFault,
+    EmbedderConfig,
+    ModelConfig,
+    Priority,
+    StoreConfig,
+)
 from gateway.embedding.worker import Worker
 from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
+from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
 from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, Settings
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
+from gateway.policy.load import Adaptation, LoadTerms
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
+from gateway.routing.admission import Queue
+from gateway.routing.dispatch import Dispatch, Terms
 from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.strategies import LeastInFlight
+from gateway.routing.health import Health, Prober
+from gateway.routing.mirror import Mirror
+from gateway.routing.scrape import LIMIT, Figures, Scraper, metrics_url
+from gateway.routing.signals import Report, Signals
+from gateway.routing.strategies import strategy
 from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
@@ -49,6 +67,7 @@ log = logging.getLogger("gateway")
 _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
+_SAMPLE_SECONDS = 1.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -95,24 +114,33 @@ class App:
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
         await self.policy.restore()
-        self.fleet = Fleet(_models(config), LeastInFlight())
+        self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = Upstream(
-            self.fleet,
             connections=config.limits.connections,
             connect=config.limits.connect_seconds,
             idle=config.limits.upstream_idle_seconds,
         )
+        self.dispatch = Dispatch(
+            self.fleet,
+            self.upstream,
+            _terms(config, lambda: self.tenants.open),
+            Mirror(),
+            self._priority,
+        )
+        self.adaptation = Adaptation(_adaptation(config.adapt))
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(_keys(config), await self._secret())
+        self._priorities = _priorities(config)
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
             self.worker,
             lambda: self.policy.current,
+            self._load_on,
             self.fleet,
-            self.upstream,
+            self.dispatch,
             self.metrics,
             Settings(
                 max_entry_bytes=config.cache.max_entry_bytes,
@@ -127,6 +155,49 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
+        routing = self.config.routing
+        prober = Prober(
+            lambda: self.fleet.backends,
+            self.upstream.look,
+            seconds=routing.probe_seconds,
+            clock=time.monotonic,
+        )
+        scraper = Scraper(
+            lambda: {b.metrics for b in self.fleet.backends if b.metrics},
+            lambda url: self.upstream.fetch_text(url, limit=LIMIT, seconds=routing.scrape_seconds),
+            self._reported,
+            seconds=routing.scrape_seconds,
+        )
+        self._spawn(self._sample())
+        self._spawn(prober.run())
+        self._spawn(scraper.run())
+
+    def _reported(self, url: str, figures: Figures) -> None:
+        report = Report(int(figures.running or 0), int(figures.waiting or 0), figures.cache, time.monotonic())
+        for backend in self.fleet.backends:
+            if backend.metrics == url:
+                backend.signals.reported(report)
+
+    async def _sample(self) -> None:
+        """Once a second: what each model's answers take, and who waits; cache policies follow."""
+        while True:
+            await asyncio.sleep(_SAMPLE_SECONDS)
+            now = time.monotonic()
+            for model in self.fleet.models:
+                self.adaptation.sample(model.name, model.latency.quantile(0.95, now), model.waiting(now), now)
+
+    def _load_on(self, model: str) -> Load:
+        """What the cache policies of a request for this model are under."""
+        entry = self.fleet.find(model)
+        return UNLOADED if entry is None else self.adaptation.of(entry.name)
+
+    def _priority(self, tenant: str) -> Priority:
+        """The class of a tenant's requests that name none."""
+        return self._priorities.get(tenant.removeprefix("t:"), "standard")
 
     def _data_server(self) -> Server:
         limits = self.config.limits
@@ -134,7 +205,7 @@ class App:
             self.pipeline,
             self.tenants,
             self.fleet,
-            self.upstream,
+            self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
             feedback=self._feedback,
@@ -276,6 +347,7 @@ class App:
         await self.pipeline.drain(2.0)
         for task in list(self._background):
             task.cancel()
+        await self.dispatch.close()
         await self.upstream.close()
         await self.writer.close()
         await self.worker.close()
@@ -291,6 +363,7 @@ class App:
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(_models(config))
                 self.tenants.replace(_keys(config))
+                self._priorities = _priorities(config)
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
@@ -309,7 +382,7 @@ class App:
         detail = {
             "embedder": self.worker.state,
             "index": "loaded" if self.index_loaded else "loading",
-            "store": "ok" if self.store_open else "unavailable",
+            "store": "unavailable" if not self.store_open else "failing" if self.writer.failing else "ok",
         }
         if self.worker.failure:
             detail["embedder_failure"] = self.worker.failure
@@ -341,6 +414,8 @@ class App:
             "index": asdict(self.partitions.stats()),
             "skipped": self.pipeline.skipped,
             "vetoes": self.pipeline.vetoes,
+            "load": self.adaptation.factors,
+            "frozen": sorted(self.adaptation.frozen),
         }
 
     def _readings(self) -> Iterator[Reading]:
@@ -390,29 +465,44 @@ class App:
             (),
             [((), self.worker.state == "ready")],
         )
-        backends = self.fleet.backends
-        label = ("backend",)
-        yield (
-            "gateway_backend_in_flight",
-            "Requests at a backend.",
-            "gauge",
-            label,
-            [((b.id,), b.in_flight) for b in backends],
-        )
-        yield (
-            "gateway_backend_requests",
-            "Requests sent.",
-            "counter",
-            label,
-            [((b.id,), b.requests) for b in backends],
-        )
-        yield (
-            "gateway_backend_failures",
-            "Connections that failed.",
-            "counter",
-            label,
-            [((b.id,), b.failures) for b in backends],
-        )
+        yield from self._routing_readings()
+
+    def _routing_readings(self) -> Iterator[Reading]:
+        backends, dispatch, now = self.fleet.backends, self.dispatch, time.monotonic()
+        each: list[tuple[str, str, str, Callable[[Backend], float]]] = [
+            ("gateway_backend_in_flight", "Requests at a backend.", "gauge", lambda b: b.in_flight),
+            ("gateway_backend_requests", "Requests sent.", "counter", lambda b: b.requests),
+            ("gateway_backend_failures", "Requests it failed.", "counter", lambda b: b.failures),
+            ("gateway_backend_ejections", "Times it was ejected.", "counter", lambda b: b.health.ejections),
+            ("gateway_backend_ejected", "1 while ejected.", "gauge", lambda b: b.health.ejected),
+            (
+                "gateway_backend_throttled",
+                "1 while left alone at its own wish.",
+                "gauge",
+                lambda b: b.health.throttled_until > now,
+            ),
+            ("gateway_backend_draining", "1 while drained.", "gauge", lambda b: b.draining),
+        ]
+        for name, text, kind, value in each:
+            yield name, text, kind, ("backend",), [((b.id,), value(b)) for b in backends]
+        hedges = {"sent": dispatch.hedges_sent, "won": dispatch.hedges_won}
+        counted: list[tuple[str, str, str, dict[str, int]]] = [
+            ("gateway_retries", "Further tries, by what went before.", "reason", dispatch.retries),
+            ("gateway_fallbacks", "Answers of a fallback model.", "model", dispatch.fallbacks),
+            ("gateway_refusals", "Requests that found no place.", "code", dispatch.refusals),
+            ("gateway_hedges", "Second requests beside a slow first.", "outcome", hedges),
+            ("gateway_mirrored", "Copies to mirrors.", "outcome", dispatch.mirror.counts()),
+        ]
+        for name, text, what, counts in counted:
+            yield name, text, "counter", (what,), [((key,), count) for key, count in counts.items()]
+        waiting = [((m.name,), len(m.queue)) for m in self.fleet.models]
+        yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), waiting
+        left = [((m.name,), dispatch.account(m.name).retries.left) for m in self.fleet.models]
+        factors = [((name,), value) for name, value in self.adaptation.factors.items()]
+        yield "gateway_load_factor", "How far load relaxes cache policies.", "gauge", ("model",), factors
+        frozen = [((name,), name in self.adaptation.frozen) for name in self.policy.current.names]
+        yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), frozen
+        yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), left
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
@@ -424,6 +514,8 @@ class App:
         receipt = self.receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
+        if receipt.how == "semantic":
+            self.adaptation.judged(receipt.category, wrong=verdict == "bad")
         removed = 0
         if verdict == "bad" and receipt.entry is not None:
             entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
@@ -478,35 +570,73 @@ def _embedder(config: EmbedderConfig) -> Embedder:
     return SentenceEmbedder(config.model, config.runtime, cache=cache)
 
 
+def _priorities(config: Config) -> dict[str, Priority]:
+    return {tenant.name: tenant.priority for tenant in config.tenants}
+
+
 def _keys(config: Config) -> list[tuple[str, str]]:
     return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
 
 
 def _models(config: Config) -> list[Model]:
+    """The fleet as configured. The mirror of a model is a backend that no strategy sees."""
+    routing, draw = config.routing, random.Random()
     return [
         Model(
             model.name,
-            tuple(_backend(model, i, backend) for i, backend in enumerate(model.backends)),
+            tuple(_backend(config, model, i, backend) for i, backend in enumerate(model.backends)),
             model.price.input / 1e6,
             model.price.output / 1e6,
+            strategy=strategy(model.strategy, draw) if model.strategy else None,
+            fallback=model.fallback,
+            queue=Queue(routing.queue.size, routing.queue.seconds),
+            mirror=_backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
+            mirror_share=model.mirror.share if model.mirror else 0.0,
         )
         for model in config.models
     ]
 
 
-def _backend(model: ModelConfig, place: int, config: BackendConfig) -> Backend:
-    price = config.price or model.price
+def _terms(config: Config, own_credentials: Callable[[], bool]) -> Terms:
+    routing = config.routing
+    return Terms(
+        retry_share=routing.retry_share,
+        first_byte=routing.first_byte_seconds,
+        hedge_share=routing.hedge.share,
+        hedge_quantile=routing.hedge.quantile,
+        own_credentials=own_credentials,
+    )
+
+
+def _backend(config: Config, model: ModelConfig, place: int | str, backend: BackendConfig) -> Backend:
+    price, routing = backend.price or model.price, config.routing
     return Backend(
         id=f"{model.name}/{place}" if model.name != "*" else f"any/{place}",
-        url=config.url,
-        model=config.model,
-        api_key=config.api_key,
-        weight=config.weight,
-        stream_usage=config.stream_usage,
+        url=backend.url,
+        model=backend.model,
+        api_key=backend.api_key,
+        weight=backend.weight,
+        stream_usage=backend.stream_usage,
         price_input=price.input / 1e6,
         price_output=price.output / 1e6,
-        region=config.region,
-        max_in_flight=config.max_in_flight,
+        region=backend.region,
+        max_in_flight=backend.max_in_flight,
+        metrics=metrics_url(backend.url, backend.metrics),
+        signals=Signals(stale=routing.stale_seconds),
+        health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
+    )
+
+
+def _adaptation(config: AdaptConfig) -> LoadTerms:
+    return LoadTerms(
+        enabled=config.enabled,
+        latency_target=config.latency_target,
+        queue_target=config.queue_target,
+        latency_weight=config.latency_weight,
+        x_max=config.x_max,
+        smoothing=config.smoothing_seconds,
+        hysteresis=config.hysteresis,
+        false_hit_limit=config.false_hit_limit,
     )
 
 

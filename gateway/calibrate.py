@@ -21,6 +21,7 @@ BATCH = 64
 # Below this, texts that merely share a topic match; no operating point may go lower (a threshold of -1 would
 # only say that the pairs held nothing risky).
 FLOOR = 0.70
+STEPS = 4  # of the error that load may spend
 
 
 class Judge(Protocol):
@@ -54,6 +55,9 @@ class Row:
 class Calibration:
     max_error: float
     rows: tuple[Row, ...]  # all together first, then categories by name
+    budgets: dict[
+        str, tuple[float, ...]
+    ]  # category → thresholds for equal steps of risk up to the load error
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -83,11 +87,13 @@ def run(
     embedder: Embedder,
     guard: Judge,
     categorise: Callable[[list[str], Vector], list[str]],
+    load_error: float | None = None,
 ) -> Calibration:
     """Calibrate on `pairs` (JSON lines, optionally gzipped: a, b, duplicate, optional category).
 
     The category of a pair without one is that of its first question. Writes `out`/calibration.md and .json.
-    Raises Invalid for an unreadable line, ValueError for a `max_error` outside (0, 1).
+    `load_error`: what full load may spend; then every category gets a budget as well. Raises Invalid for an
+    unreadable line, ValueError for a `max_error` outside (0, 1) or a `load_error` below it.
     """
     labelled = read_pairs(pairs)
     texts = list(dict.fromkeys(text for pair in labelled for text in (pair.a, pair.b)))
@@ -100,7 +106,7 @@ def run(
     guessed = categorise([pair.a for pair in labelled], left) if labelled else []
     names = [pair.category or guess for pair, guess in zip(labelled, guessed, strict=True)]
     duplicate = np.array([pair.duplicate for pair in labelled], dtype=np.bool_)
-    result = calibrate(similarity, duplicate, agreed, names, max_error)
+    result = calibrate(similarity, duplicate, agreed, names, max_error, load_error)
     out.mkdir(parents=True, exist_ok=True)
     (out / "calibration.md").write_text(result.markdown(), encoding="utf-8")
     (out / "calibration.json").write_bytes(
@@ -115,14 +121,35 @@ def calibrate(
     agreed: np.ndarray[Any, Any],
     categories: Sequence[str],
     max_error: float,
+    load_error: float | None = None,
 ) -> Calibration:
     """Operating points over known non-duplicates, for all pairs together and for each category."""
+    if load_error is not None and load_error < max_error:
+        raise ValueError("the error allowed under load is below the error allowed without")
+    rows = _rows(similarity, duplicate, agreed, categories, max_error)
+    risks = () if load_error is None else np.linspace(max_error, load_error, STEPS + 1)[1:].tolist()
+    eased = [_rows(similarity, duplicate, agreed, categories, risk) for risk in risks]
+    budgets = {
+        row.category: tuple(step.threshold for step in steps if step.threshold is not None)
+        for row, *steps in zip(rows, *eased, strict=True)
+        if steps and row.threshold is not None
+    }
+    return Calibration(max_error, rows, budgets)
+
+
+def _rows(
+    similarity: np.ndarray[Any, Any],
+    duplicate: np.ndarray[Any, Any],
+    agreed: np.ndarray[Any, Any],
+    categories: Sequence[str],
+    max_error: float,
+) -> tuple[Row, ...]:
     names = np.array(categories, dtype=object)
     rows = [_row(ALL, similarity, duplicate, agreed, max_error)]
     for name in sorted(set(categories)):
         mine = names == name
         rows.append(_row(name, similarity[mine], duplicate[mine], agreed[mine], max_error))
-    return Calibration(max_error, tuple(rows))
+    return tuple(rows)
 
 
 def _row(

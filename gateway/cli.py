@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument(
         "--max-error", type=float, required=True, help="share of known non-duplicates that may hit"
     )
+    calibrate.add_argument("--load-error", type=float, help="the same share at full load: an error budget")
     calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
     calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
     calibrate.set_defaults(run=_calibrate)
@@ -160,4 +161,4 @@ def _bake(options: argparse.Namespace) -> int:
 def _calibrate(options: argparse.Namespace) -> int:
     from gateway.thresholds import write_policies
 
-    return write_policies(options.pairs, options.max_error, options.out, options.policies)
+    return write_policies(options.pairs, options.max_error, options.load_error, options.out, options.policies)

@@ -145,11 +145,13 @@ class AdaptConfig(_Section):
     """How load shapes cache policies: λ = clamp((x - 1) / (x_max - 1), 0, 1), x the weighted load ratio."""
 
     enabled: bool = True
-    latency_target: float = Field(10.0, gt=0)  # seconds, P95 of a model's whole answers
+    latency_target: float | None = Field(
+        None, gt=0
+    )  # seconds, P95 of whole answers; None: twice the unloaded
     queue_target: float = Field(8.0, gt=0)  # requests waiting a backend
     latency_weight: float = Field(0.5, ge=0, le=1)  # the queue has the rest
     x_max: float = Field(3.0, gt=1)
-    smoothing_seconds: float = Field(300.0, gt=0)
+    smoothing_seconds: float = Field(60.0, gt=0)
     hysteresis: float = Field(0.1, ge=0, lt=1)
     false_hit_limit: float = Field(0.05, gt=0, le=1)  # beyond it a category is frozen at its own policy
 

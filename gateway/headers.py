@@ -3,6 +3,7 @@
 Never another tenant's data, never a raw key; every value is built here, from the Exchange alone.
 """
 
+import math
 import time
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ def tell(x: Exchange, headers: Any) -> None:
     headers["Server-Timing"] = _timing(x)
     if x.ruling is not None:
         headers["x-gateway-category"] = x.ruling.category
+        if x.load.factor:
+            headers["x-gateway-load"] = f"{x.load.of(x.ruling.category):.2f}"
     if x.similarity is not None and x.threshold is not None:
         headers["x-gateway-similarity"] = f"{x.similarity:.4f}"
         headers["x-gateway-threshold"] = f"{x.threshold:.4f}"
@@ -34,9 +37,11 @@ def tell(x: Exchange, headers: Any) -> None:
         headers["x-gateway-category"] = x.ruling.category if x.ruling else decision.entry.category
         headers["Age"] = str(max(int(time.time() - decision.entry.created), 0))
     if x.request is not None:
-        headers["x-gateway-model"] = _shown(x.request.model)
+        headers["x-gateway-model"] = _shown(x.fallback or x.request.model)
     if x.backend:
         headers["x-gateway-backend"] = x.backend
+    if x.attempts > 1:
+        headers["x-gateway-attempts"] = str(x.attempts)
 
 
 def _shown(text: str) -> str:
@@ -49,8 +54,8 @@ def _cache_status(x: Exchange) -> str:
     """RFC 9211."""
     decision = x.decision
     if isinstance(decision, Reuse):
-        left = int(decision.entry.expires - time.time())
-        return f"{_NAME}; hit; ttl={left}; detail={decision.how}"
+        detail = decision.how if decision.reason == "hit" else decision.reason
+        return f"{_NAME}; hit; ttl={math.floor(decision.left)}; detail={detail}"
     if isinstance(decision, Join):
         return f"{_NAME}; fwd=miss; collapsed"
     reason = decision.reason if decision is not None else ""

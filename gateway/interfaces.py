@@ -86,7 +86,10 @@ class Load(Protocol):
 
     id: str
     weight: float
-    in_flight: int  # requests
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in progress that we sent."""
 
     def price(self, work: Work) -> float:
         """Dollars this work would cost here."""
@@ -100,11 +103,16 @@ class Load(Protocol):
     def warm(self, work: Work, now: float) -> int:
         """Prompt tokens of this work that the engine probably has in its prefix cache."""
 
+    def given(self, now: float) -> float:
+        """Requests placed here of late, the older the less they count: what weights are held against."""
+
 
 B = TypeVar("B", bound=Load)
 
 
 class RoutingStrategy(Protocol):
     """Which of the available backends takes this work. Pure: no I/O, no clock of its own."""
+
+    reach: int  # backends of a larger pool it need see for one choice; 0: all of them
 
     def pick(self, available: Sequence[B], work: Work, now: float) -> B | None: ...

@@ -19,15 +19,29 @@ from multidict import CIMultiDict
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
-from gateway.cache.semantic import choose
+from gateway.cache.semantic import Choice, choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
-from gateway.exchange import Decision, Entry, Exchange, Forward, Join, Refuse, Reply, Request, Reuse
+from gateway.exchange import (
+    Decision,
+    Entry,
+    Exchange,
+    Forward,
+    How,
+    Join,
+    Load,
+    Refuse,
+    Reply,
+    Request,
+    Reuse,
+    request_digest,
+)
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
 from gateway.policy.policy import too_hot
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, is_plain_sse, to_client, to_upstream
-from gateway.routing.upstream import Upstream
+from gateway.routing.upstream import Sent
 from gateway.wire import answer, replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
 
@@ -40,6 +54,7 @@ _PATHS = {
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
 _OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
 _OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
+_UNABLE = frozenset((429, 500, 502, 503, 504))  # statuses of an engine, or a gateway, that cannot answer now
 _REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
 
 
@@ -68,8 +83,9 @@ class Pipeline:
         flights: Flights,
         worker: Looker,
         policy: Callable[[], Any],
+        load: Callable[[str], Load],
         fleet: Fleet,
-        upstream: Upstream,
+        dispatch: Dispatch,
         metrics: Metrics,
         settings: Settings,
         clock: Callable[[], float] = time.time,
@@ -78,8 +94,9 @@ class Pipeline:
         self._flights = flights
         self._worker = worker
         self._policy = policy
+        self._load = load
         self._fleet = fleet
-        self._upstream = upstream
+        self._dispatch = dispatch
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
@@ -91,13 +108,15 @@ class Pipeline:
 
     async def decide(self, x: Exchange) -> Decision:
         """The decision for a request on its own, without joining others; used as it is by `explain`."""
-        self._open(x)
+        self.open(x)
         return await self._exact(x) or await self._weigh(x)
 
-    def _open(self, x: Exchange) -> None:
+    def open(self, x: Exchange) -> None:
+        """Name the request in the book now in force. Long bodies: on another thread, before `answer`."""
         x.policy = x.policy or self._policy()
         request = _request(x)
-        if _remembers(request):
+        x.load = self._load(request.model)
+        if _remembers(request) and not x.exact:
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
     async def _exact(self, x: Exchange) -> Reuse | None:
@@ -110,15 +129,19 @@ class Pipeline:
             return None
         entry = max(stored, key=_age) if request.controls.variants == 1 else random.choice(stored)
         document = await self._cache.document(entry)
-        return None if document is None else Reuse(entry, "exact", document)
+        return None if document is None else self._hit(x, entry, "exact", document)
 
-    def _servable(self, x: Exchange, entry: Entry) -> bool:
+    def _hit(self, x: Exchange, entry: Entry, how: How, document: bytes, reason: str = "hit") -> Reuse:
+        left = x.policy.fresh_until(entry, x.load) - self._clock()
+        return Reuse(entry, how, document, left, reason)
+
+    def _servable(self, x: Exchange, entry: Entry, *, stale: bool = False) -> bool:
         """Lifetime, caller's max-age and the entry's policy as it stands now, all from memory."""
         request, now = _request(x), self._clock()
         limit = request.controls.max_age
         if limit is not None and now - entry.created > limit:
             return False
-        return x.policy.exact_bar(entry, _temperature(request), now) is None
+        return x.policy.exact_bar(entry, _temperature(request), now, x.load, stale=stale) is None
 
     async def _weigh(self, x: Exchange) -> Decision:
         """Everything after the exact step: one embedding at most, one ruling, one choice."""
@@ -153,7 +176,7 @@ class Pipeline:
         ruled = policy.rule(tenant, request.model, request.endpoint, x.headers, text)
         semantic = request.barred is None and request.controls.semantic
         if ruled is not None:  # the category is known: embed only where a semantic step can follow
-            x.ruling = policy.ruling(request.controls, ruled, None)
+            x.ruling = policy.ruling(request.controls, ruled, None, x.load)
             if not semantic or x.ruling.mode in ("exact", "none"):
                 return None
         skipped: str | None = "no-question"
@@ -167,7 +190,7 @@ class Pipeline:
                 label = None if look.label is None else (look.label, look.confidence)
                 x.vector = look.vector if semantic else None
                 x.neighbours = look.candidates
-        x.ruling = policy.ruling(request.controls, ruled, label)
+        x.ruling = policy.ruling(request.controls, ruled, label, x.load)
         return skipped
 
     async def _embed(self, x: Exchange, text: str, search: bool) -> tuple[Any, str | None]:
@@ -183,23 +206,28 @@ class Pipeline:
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         return reason
 
-    async def _semantic(self, x: Exchange) -> Decision:
-        request, ruling = _request(x), x.ruling
+    def _choice(self, x: Exchange, *, stale: bool = False) -> Choice:
+        """What the neighbours found are worth to this request."""
+        ruling = x.ruling
         assert ruling is not None
         known = ((self._cache.catalog.get(id), similarity) for id, similarity in x.neighbours)
-        choice = choose(
-            request.question or "",
+        return choose(
+            _request(x).question or "",
             [(entry, similarity) for entry, similarity in known if entry is not None],
             threshold=ruling.threshold,
             demands=lambda entry: x.policy.against(ruling, entry),
-            servable=lambda entry: self._servable(x, entry),
+            servable=lambda entry: self._servable(x, entry, stale=stale),
             guard=x.policy.guard,
         )
+
+    async def _semantic(self, x: Exchange) -> Decision:
+        choice, ruling = self._choice(x), x.ruling
+        assert ruling is not None
         x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
         if choice.entry is not None and ruling.mode == "semantic":
             document = await self._cache.document(choice.entry)
             if document is not None:
-                return Reuse(choice.entry, "semantic", document)
+                return self._hit(x, choice.entry, "semantic", document)
             return self._forward(x, "document-gone")
         return self._forward(x, "shadow" if choice.entry is not None else choice.reason)
 
@@ -221,7 +249,7 @@ class Pipeline:
         """
         request = _request(x)
         model = self._fleet.model(request.model)
-        self._open(x)
+        self.open(x)
         known = await self._exact(x)
         if known is not None:
             return await self._reuse(x, known)
@@ -258,14 +286,44 @@ class Pipeline:
                     raise error
                 case Forward():
                     call = self._call(x, model, flight)
-                    reply = await self._read(x, call)
-                    assert reply is not None
-                    return reply
+                    return await self._answered(x, call)
                 case Join():
                     raise AssertionError("a leader joins nobody")
         finally:
             if flight and call is None:
                 self._flights.close(flight)
+
+    async def _answered(self, x: Exchange, call: Call) -> Reply:
+        """The engine's answer; where no engine can give one, what expired lately, if the policy allows it."""
+        try:
+            reply = await self._read(x, call)
+            assert reply is not None
+        except GatewayError as error:
+            stale = await self._stale(x) if error.status in _UNABLE else None
+            if stale is None:
+                raise
+        else:
+            stale = await self._stale(x) if reply.status in _UNABLE else None
+            if stale is None:
+                return reply
+            reply.leave()
+        x.decision, x.backend = stale, ""
+        return await self._reuse(x, stale)
+
+    async def _stale(self, x: Exchange) -> Reuse | None:
+        """An answer past its time, for a caller who would otherwise get none and did not ask for a fresh one."""
+        request, controls = _request(x), _request(x).controls
+        if not x.exact or not controls.read or controls.max_age is not None:
+            return None
+        how: How = "exact"
+        stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e, stale=True)]
+        entry = max(stored, key=_age, default=None)
+        if entry is None and x.ruling is not None and x.ruling.mode == "semantic":
+            how, entry = "semantic", self._choice(x, stale=True).entry if request.barred is None else None
+        document = None if entry is None else await self._cache.document(entry)
+        if entry is None or document is None:
+            return None
+        return self._hit(x, entry, how, document, "stale-if-error")
 
     def _count_vetoes(self, x: Exchange) -> None:
         for candidate in x.candidates:
@@ -282,6 +340,8 @@ class Pipeline:
         if outcome is None or not outcome.joinable:
             return None
         x.decision, x.entry = Join(), outcome.entry
+        if outcome.entry is not None and _request(x).controls.tags:
+            outcome.entry.tags = tuple({*outcome.entry.tags, *_request(x).controls.tags})
         try:
             return await self._read(x, outcome, follower=True)
         except GatewayError:
@@ -339,49 +399,42 @@ class Pipeline:
 
     async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
         request = _request(x)
-        asked: Backend | None = None
-        refused = False  # an engine has refused our own `stream_options`
 
-        def body(backend: Backend) -> bytes:
-            nonlocal asked
-            asked = backend
-            asks = asks_usage and backend.stream_usage and not refused
-            call.usage_added = asks and not request.wants_usage
-            return rewrite(request, model=backend.model, include_usage=asks)
-
-        def headers(backend: Backend) -> CIMultiDict[str]:
+        def prepare(asked: Model, backend: Backend) -> Sent:
+            asks = asks_usage and backend.stream_usage
+            added = asks and not request.wants_usage
+            name = backend.model or (asked.name if asked is not model else None)
             sent = to_upstream(
                 x.headers,
                 api_key=backend.api_key,
                 trust_client=self._settings.trust_client_key(),
                 request_id=x.request_id,
             )
-            if call.usage_added:  # a chunk can be taken out of plain text only
+            if added:  # a chunk can be taken out of plain text only
                 sent["Accept-Encoding"] = "identity"
             elif x.entry is not None:
                 accept_readable(sent)
-            return sent
+            return Sent(sent, rewrite(request, model=name, include_usage=asks), added)
 
         path = _PATHS[request.endpoint] + x.query
-        into = _UsageProbe(call) if asks_usage else call
-        await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=into)
-        if isinstance(into, _UsageProbe) and not await into.understood():
-            refused = True
-            if asked is not None:
-                asked.stream_usage = False
-            await self._upstream.send(x, model, "POST", path, headers=headers, body=body, into=call)
+        hold = 0 if request.stream else self._settings.shared_stream_bytes
+        await self._dispatch.send(x, model, "POST", path, prepare=prepare, into=call, hold=hold)
 
     async def _read(self, x: Exchange, call: Call, *, follower: bool = False) -> Reply | None:
         """The call's answer for one reader; None for a follower of a call that did not succeed."""
         reader = call.subscribe()
         try:
             await reader.head()
-            x.backend = call.backend
-            if follower and call.status >= 300:
+            if follower and (call.status >= 300 or call.fallback):
                 reader.leave()
                 return None
+            x.backend, x.attempts = call.backend, call.attempts
+            if call.fallback:  # neither kept nor shared as the answer of the model that was asked for
+                x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
+            if follower:
+                headers.popall("Set-Cookie", None)  # it was the leader's
             sse = is_plain_sse(call.headers)
             if (
                 not sse
@@ -416,13 +469,20 @@ class Pipeline:
             endpoint=request.endpoint,
             question=(request.question or "") if x.vector is not None else "",
             created=now,
-            expires=now + ruling.ttl,
+            expires=now + self._kept_for(x),
             size=0,
             cost=0.0,
             temperature=_temperature(request),
             tags=request.controls.tags,
-            request_id=x.request_id,
+            request=request_digest(x.request_id),
         )
+
+    def _kept_for(self, x: Exchange) -> float:
+        """Seconds; what policy says at look-up decides for how much of it the answer is served."""
+        assert x.ruling is not None
+        asked = _request(x).controls.ttl
+        kept: float = x.policy.kept_for(x.ruling)
+        return kept if asked is None else min(kept, asked)
 
     async def _store(self, x: Exchange, model: Model, call: Call) -> None:
         """Keep a complete answer, and count what it cost."""
@@ -430,6 +490,8 @@ class Pipeline:
         if whole is None or not 200 <= call.status < 300:
             return
         head = call.headers
+        if call.fallback:
+            x.entry, model = None, self._fleet.model(call.fallback)
         if x.entry is None and not request.stream and "Content-Encoding" not in head:
             used = replay.usage(whole)  # all there is to learn of an answer that is not kept
             self._metrics.used(model.name, used.prompt, used.completion)
@@ -440,14 +502,14 @@ class Pipeline:
         else:
             result = answer.read(*arguments, n=choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
-        entry, ttl = x.entry, x.ruling.ttl if x.ruling else 0.0
+        entry = x.entry
         if entry is None or result.reuse == "none" or len(result.body) > self._settings.max_entry_bytes:
             return
         vector: Vector | None = x.vector if result.reuse == "semantic" else None
         if vector is None:
             entry.question = ""
         entry.created = self._clock()
-        entry.expires = entry.created + ttl  # its life begins when it was answered
+        entry.expires = entry.created + self._kept_for(x)  # its life begins when it was answered
         entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
         entry.cost = entry.prompt_tokens * model.price_input + entry.completion_tokens * model.price_output
         entry.size = len(result.body) + _OVERHEAD + (0 if vector is None else vector.nbytes)
@@ -457,40 +519,6 @@ class Pipeline:
         """Wait for calls in progress and their storing, within a bound."""
         if self._calls:
             await asyncio.wait(set(self._calls), timeout=seconds)
-
-
-class _UsageProbe:
-    """Between an engine and a call: holds back a refusal that our own `stream_options` may have caused."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._refusal: tuple[int, Any] | None = None
-        self._body = bytearray()
-        self.status = 0
-        self.backend = ""
-
-    def begin(self, status: int, headers: Any) -> None:
-        self._call.backend, self.status = self.backend, status
-        if status in (400, 422) and self._call.usage_added:
-            self._refusal = (status, headers)
-        else:
-            self._call.begin(status, headers)
-
-    async def feed(self, chunk: bytes) -> None:
-        if self._refusal is None:
-            await self._call.feed(chunk)
-        else:
-            self._body += chunk
-
-    async def understood(self) -> bool:
-        """False: ask again without the option, which this engine does not know."""
-        if self._refusal is None:
-            return True
-        if b"stream_options" in self._body or b"include_usage" in self._body:
-            return False
-        self._call.begin(*self._refusal)
-        await self._call.feed(bytes(self._body))
-        return True
 
 
 async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:

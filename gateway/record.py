@@ -23,6 +23,7 @@ class Remembered:
     tenant: str
     decision: str
     how: str
+    category: str
     entry: int | None
     at: float
 
@@ -41,11 +42,12 @@ class Receipts:
     def remember(self, exchange: Exchange) -> None:
         """Called before the response's headers are sent."""
         decision = exchange.decision
-        entry = None if exchange.entry is None else exchange.entry.id
+        kept = exchange.entry
+        entry, category = (None, "") if kept is None else (kept.id, kept.category)
         how = decision.how if isinstance(decision, Reuse) else ""
         word = decision.word if decision is not None else ""
         key = (exchange.tenant, exchange.request_id)
-        self._kept[key] = Remembered(exchange.tenant, word, how, entry, self._clock())
+        self._kept[key] = Remembered(exchange.tenant, word, how, category, entry, self._clock())
         self._kept.move_to_end(key)
         while len(self._kept) > self._limit:
             self._kept.popitem(last=False)

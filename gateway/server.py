@@ -34,9 +34,10 @@ from gateway.exchange import Controls, Endpoint, Exchange, Forward, Refuse, Repl
 from gateway.headers import tell
 from gateway.pipeline import Pipeline
 from gateway.record import Receipts, Recorder
-from gateway.routing.fleet import Backend, Fleet
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import is_plain_sse, to_client, to_upstream
-from gateway.routing.upstream import Upstream
+from gateway.routing.upstream import Sent
 from gateway.tenant import Tenants
 from gateway.wire.request import Reader, rewrite
 
@@ -68,7 +69,7 @@ class Server:
         pipeline: Pipeline,
         tenants: Tenants,
         fleet: Fleet,
-        upstream: Upstream,
+        dispatch: Dispatch,
         recorder: Recorder,
         receipts: Receipts,
         *,
@@ -83,7 +84,7 @@ class Server:
         self._pipeline = pipeline
         self._tenants = tenants
         self._fleet = fleet
-        self._upstream = upstream
+        self._dispatch = dispatch
         self._recorder = recorder
         self._receipts = receipts
         self._feedback = feedback
@@ -155,13 +156,17 @@ class Server:
         x.tenant = self._tenants.resolve(request.headers)
         raw = await self._read(request)
         if len(raw) <= _INLINE:
-            x.request = self._reader.parse(endpoint, raw, request.headers)
+            self._open(x, endpoint, raw)
         else:
-            x.request = await asyncio.to_thread(self._reader.parse, endpoint, raw, request.headers)
+            await asyncio.to_thread(self._open, x, endpoint, raw)
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
         return reply
+
+    def _open(self, x: Exchange, endpoint: Endpoint, raw: bytes) -> None:
+        x.request = self._reader.parse(endpoint, raw, x.headers)
+        self._pipeline.open(x)
 
     def _admit(self) -> None:
         if self.in_flight > self._max_in_flight:
@@ -211,7 +216,7 @@ class Server:
             try:
                 headers = self._headers(x, backend)
                 headers["Accept-Encoding"] = "identity"  # it is read here, not passed on
-                listed = await self._upstream.fetch_json(backend, "/models", headers, 5.0)
+                listed = await self._dispatch.fetch_json(backend, "/models", headers, 5.0)
                 for card in listed["data"]:
                     known.setdefault(str(card["id"]), card)
             except (GatewayError, KeyError, TypeError) as error:
@@ -237,16 +242,14 @@ class Server:
             await _continue(request)
             body, once = self._upload(request), True
 
+        def prepare(asked: Model, backend: Backend) -> Sent:
+            name = backend.model or (asked.name if asked is not model else None)
+            sent = body if named is None else rewrite(named, model=name)
+            return Sent(self._headers(x, backend), sent)
+
         async def run(call: Call) -> None:
-            await self._upstream.send(
-                x,
-                model,
-                request.method,
-                path + x.query,
-                headers=lambda backend: self._headers(x, backend),
-                body=lambda backend: body if named is None else rewrite(named, model=backend.model),
-                into=call,
-                once=once,
+            await self._dispatch.send(
+                x, model, request.method, path + x.query, prepare=prepare, into=call, once=once
             )
 
         call = Call(run, _PASS_KEEP)
@@ -256,7 +259,7 @@ class Server:
         except BaseException:
             reader.leave()
             raise
-        x.backend = call.backend
+        x.backend, x.attempts = call.backend, call.attempts
         sse = is_plain_sse(call.headers)
         headers = to_client(call.headers)
         if (length := call.headers.get("Content-Length")) is not None:

@@ -1,7 +1,8 @@
 """`semantic-gateway calibrate`: a policy book whose thresholds come from labelled pairs.
 
 Every category with enough labelled non-duplicates gets its own operating point; the others get that of all
-pairs together, unless the book asks for more already. Nothing but thresholds changes.
+pairs together, unless the book asks for more already. With an error that load may spend, categories whose policy
+lets load relax them get a budget too. Nothing but thresholds changes.
 """
 
 import math
@@ -11,7 +12,7 @@ import yaml
 
 from gateway import app
 from gateway.cache.guard import CHECKS
-from gateway.calibrate import ALL, run
+from gateway.calibrate import ALL, Calibration, run
 from gateway.classify.prototypes import Prototypes
 from gateway.config import EmbedderConfig
 from gateway.interfaces import Embedder, Vector
@@ -21,18 +22,21 @@ from gateway.policy.policy import MIN_CONFIDENCE, Policy
 from gateway.policy.shipped import shipped
 
 
-def write_policies(pairs: Path, max_error: float, out: Path, policies: Path | None) -> int:
+def write_policies(
+    pairs: Path, max_error: float, load_error: float | None, out: Path, policies: Path | None
+) -> int:
     """Calibrate on `pairs` and write the book to `out`, one file; prints the table. Returns the exit code."""
     policy = app._policy(load_folder(policies or shipped(), frozenset(CHECKS)))
     embedder = app._embedder(EmbedderConfig())
-    found = run(pairs, max_error, out, embedder, policy.guard, _Categories(policy, embedder))
+    categories = _Categories(policy, embedder)
+    found = run(pairs, max_error, out, embedder, policy.guard, categories, load_error)
     print(found.markdown())
     if ALL not in found.thresholds:
         print("Too few labelled non-duplicates for any threshold: no policies written.")
         return 1
     target = out / "policies.yaml"
     target.write_text(
-        yaml.safe_dump(_with(policy.book, found.thresholds), sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(_with(policy.book, found, load_error), sort_keys=False, allow_unicode=True)
     )
     print(f"Written: {target}. Review it, then serve it with `policies: {out}`.")
     return 0
@@ -50,11 +54,23 @@ class _Categories:
         return [name if confidence >= MIN_CONFIDENCE else "default" for name, confidence in labels]
 
 
-def _with(book: Book, thresholds: dict[str, float]) -> dict[str, object]:
+def _with(book: Book, found: Calibration, load_error: float | None) -> dict[str, object]:
     """The book with calibrated thresholds, rounded up to four places: never looser than certified."""
     tree = to_json(book)
+    every = found.thresholds[ALL]
     for category in tree["categories"]:
-        own = thresholds.get(category["name"])
-        wanted = max(thresholds[ALL], category["cache"]["threshold"]) if own is None else own
-        category["cache"]["threshold"] = min(math.ceil(wanted * 10_000) / 10_000, 1.0)
+        own = found.thresholds.get(category["name"])
+        wanted = max(every, category["cache"]["threshold"]) if own is None else own
+        category["cache"]["threshold"] = _up(wanted)
+        budget = found.budgets.get(category["name"])
+        if budget and category["load"]["threshold_slack"]:  # a book that gives load nothing is left so
+            category["load"] |= {
+                "max_error": load_error,
+                "budget": [_up(threshold) for threshold in budget],
+                "threshold_floor": _up(budget[-1]),
+            }
     return tree
+
+
+def _up(threshold: float) -> float:
+    return min(math.ceil(threshold * 10_000) / 10_000, 1.0)

@@ -127,6 +127,18 @@ def test_of_two_answers_to_one_request_the_newer_is_served_after_a_restart(
     assert gateway.ask(FRANCE).json() == newer
 
 
+def test_an_answer_is_found_by_its_request_id_after_a_restart(start: Start, tmp_path: Path) -> None:
+    gateway = start(sqlite(tmp_path))
+    for request_id in ("mine-1", "mine-2"):
+        gateway.ask(f"What is {request_id}?", x_request_id=request_id)
+    gateway.settle()
+    gateway = restart(gateway, start, sqlite(tmp_path))
+    for request_id, purged in (("mine-3", 0), ("mine-1", 1), ("mine-1", 0)):
+        got = gateway.http.post(f"{gateway.admin}/cache/purge", json={"request_id": request_id}).json()
+        assert got["purged"] == purged
+    assert len(gateway.app.cache.catalog) == 1
+
+
 async def put_again(gateway: Running, entry: Any) -> None:
     from gateway.exchange import Record
 

@@ -105,3 +105,20 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def test_vectors_keep_their_texts() -> None:
     texts = [str(degrees) for degrees in range(0, 200, 1)]
     assert np.allclose(encode(Angles(), texts), Angles().encode(texts))
+
+
+def test_an_error_that_load_may_spend_becomes_a_budget_of_thresholds(tmp_path: Path) -> None:
+    source = write(tmp_path / "pairs.jsonl", pairs())
+    found = run(source, 0.1, tmp_path / "out", Angles(), Shouting(), by_sign, load_error=0.3)
+    steps = [found.thresholds["upper"], *found.budgets["upper"]]
+    assert len(steps) == 5
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] < steps[0]
+    last = run(source, 0.3, tmp_path / "out", Angles(), Shouting(), by_sign)
+    assert steps[-1] == last.thresholds["upper"]
+    assert "lower" not in found.budgets  # too few to certify anything
+
+
+def test_load_may_not_have_less_than_calm(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="under load"):
+        run(write(tmp_path / "p", pairs()), 0.1, tmp_path, Angles(), Shouting(), by_sign, load_error=0.05)

@@ -1,5 +1,6 @@
 """The walk, seen from outside: what callers can ask for, single-flight, durability of decisions."""
 
+import asyncio
 import concurrent.futures
 import threading
 import time
@@ -7,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from gateway.exchange import request_digest
 from tests.harness import Running, ScriptedBackend
+from tests.harness.backend import Seen
 from tests.harness.gateway import PRIVATE
 
 FRANCE = "What is the capital of France?"
@@ -37,6 +41,23 @@ def test_identical_requests_in_progress_share_one_call(gateway: Running, backend
     words = sorted(a.headers["x-gateway-decision"] for a in answers)
     assert words == ["forward", *["join"] * 7]
     assert "collapsed" in next(a for a in answers if decision(a)[0] == "join").headers["cache-status"]
+
+
+def test_a_follower_gets_no_cookie_of_the_leaders_and_adds_its_tags(
+    gateway: Running, backend: ScriptedBackend
+) -> None:
+    async def with_cookie(seen: Seen) -> web.Response:
+        await asyncio.sleep(0.5)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice]}, headers={"Set-Cookie": "session=leader"})
+
+    backend.script = with_cookie
+    answers = together(4, lambda n: gateway.ask(FRANCE, x_gateway_tags=f"t{n}"))
+    assert [("set-cookie" in a.headers) for a in answers] == [decision(a)[0] == "forward" for a in answers]
+    gateway.settle()
+    joined = next(n for n, a in enumerate(answers) if decision(a)[0] == "join")
+    purged = gateway.http.post(f"{gateway.admin}/cache/purge", json={"tag": f"t{joined}"}).json()
+    assert purged["purged"] == 1
 
 
 def test_followers_of_a_stream_join_it_live_from_its_beginning(
@@ -343,7 +364,7 @@ def test_a_purge_reaches_an_answer_that_is_being_made(gateway: Running, backend:
     during(gateway, backend, change)
     gateway.settle()
     assert backend.calls == 2
-    assert [e.request_id for e in gateway.app.cache.catalog.entries()] != ["first"]
+    assert [e.request for e in gateway.app.cache.catalog.entries()] != [request_digest("first")]
     assert len(gateway.app.cache.catalog) == 1
 
 
@@ -499,7 +520,7 @@ def test_no_caller_sees_a_refusal_of_an_option_it_did_not_send(
         gateway = start({"models": [{"name": "m", "backends": [{"url": backend.url}, {"url": other.url}]}]})
         first, second = gateway.app.fleet.backends
         pick = iter([first, second])
-        gateway.app.fleet._strategy.pick = lambda available, x: next(pick)
+        gateway.app.fleet._strategy.pick = lambda available, work, now: next(pick)
         body = {"model": "m", "messages": [{"role": "user", "content": FRANCE}], "stream": True}
         assert gateway.post("/v1/chat/completions", body).status_code == 200
     finally:

@@ -68,7 +68,15 @@ def document() -> dict[str, Any]:
             "/cache/purge": {
                 "post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")
             },
-            "/backends": {"get": _read("readBackends", "Every backend and its counters.")},
+            "/backends": {"get": _read("readBackends", "Every backend, its counters and its standing.")},
+            "/backends/{id}/drain": {
+                "parameters": [_path("id", {"type": "string"})],
+                "post": _plain("drainBackend", "No new requests for a backend.", "Object", {"404"}),
+            },
+            "/backends/{id}/enable": {
+                "parameters": [_path("id", {"type": "string"})],
+                "post": _plain("enableBackend", "Back into service, and well again.", "Object", {"404"}),
+            },
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},

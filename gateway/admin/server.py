@@ -6,9 +6,11 @@ secret. Names in the Host header are checked and writes must be JSON, so that no
 
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -27,12 +29,13 @@ from gateway.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
-from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse
+from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest
 from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
+from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
 from gateway.record import Receipts
-from gateway.routing.fleet import Fleet
+from gateway.routing.fleet import Backend, Fleet
 from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
@@ -102,6 +105,8 @@ class AdminServer:
                 web.get("/cache/entries/{id}", self._read_entry),
                 web.post("/cache/purge", self._purge),
                 web.get("/backends", self._backends),
+                web.post("/backends/{id:.+}/drain", self._drain),
+                web.post("/backends/{id:.+}/enable", self._enable),
             ]
         )
         return app
@@ -251,18 +256,29 @@ class AdminServer:
                 else (decision.entry.category if isinstance(decision, Reuse) else None),
                 "ruling": None
                 if ruling is None
-                else {name: getattr(ruling, name) for name in ruling.__slots__},
+                else {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"},
+                "load": None if ruling is None else self._load(ruling),
                 "similarity": x.similarity,
                 "threshold": x.threshold,
                 "candidates": [_candidate(c) for c in x.candidates],
                 "question": x.request.question,
                 "barred": x.request.barred,
                 "model": x.request.model,
-                "backends": [b.state() for b in self._fleet.model(x.request.model).backends],
+                "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
                 "policy_version": self._policy.book.version,
                 "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
             }
         )
+
+    def _load(self, ruling: Ruling) -> dict[str, Any]:
+        """How far load has moved this ruling from what its category's policy says."""
+        category = _find_category(self._policy.book, ruling.category)
+        return {
+            "factor": ruling.load.factor,
+            "frozen": ruling.category in ruling.load.frozen,
+            "policy_threshold": category["cache"]["threshold"],
+            "policy_ttl": seconds(category["cache"]["ttl"]),
+        }
 
     # ── cache and backends ──────────────────────────────────────────────────────────────────────────────
 
@@ -306,17 +322,40 @@ class AdminServer:
             tests.append(lambda e: e.id == id)
         if "request_id" in wanted:
             ids = {r.entry for r in self._receipts.find_any(wanted["request_id"])}
-            tests.append(lambda e: e.id in ids or e.request_id == wanted["request_id"])
+            digest = request_digest(wanted["request_id"])
+            tests.append(lambda e: e.id in ids or e.request == digest)
         return lambda entry: all(test(entry) for test in tests)
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(
             {
                 "models": [
-                    {"name": m.name, "backends": [b.state() for b in m.backends]} for m in self._fleet.models
+                    {"name": m.name, "backends": [b.state(time.monotonic()) for b in m.backends]}
+                    for m in self._fleet.models
                 ]
             }
         )
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        """Take a backend out of service; requests it has run to their end."""
+        backend = self._backend(request)
+        backend.draining = True
+        return _answer(backend.state(time.monotonic()))
+
+    async def _enable(self, request: web.Request) -> web.Response:
+        """Back into service, ejected or paused as it may be."""
+        backend = self._backend(request)
+        backend.draining = False
+        backend.health.reset()
+        return _answer(backend.state(time.monotonic()))
+
+    def _backend(self, request: web.Request) -> Backend:
+        id = unquote(request.match_info["id"])  # it holds a slash, plain or encoded
+        for backend in self._fleet.backends:
+            if backend.id == id:
+                log.info("backend %s: %s", id, request.path.rsplit("/", 1)[1])
+                return backend
+        raise NotFound(f"There is no backend '{id[:100]}'.", code="backend_not_found")
 
 
 def _find_category(book: Book, name: str) -> dict[str, Any]:

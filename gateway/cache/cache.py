@@ -6,7 +6,6 @@ of it. Nothing here may fail a request: a store that cannot answer is a miss, an
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -182,7 +181,6 @@ class Cache:
                 if any(unwelcome(entry) for unwelcome in self._unwelcome):
                     self._delete([entry.id])
                     continue
-                _share_strings(entry)
                 for evicted in self.catalog.add(entry, variants=_VARIANTS):
                     self.forget([evicted])
                 if raw is not None and entry.created >= vectors_since:
@@ -215,10 +213,3 @@ class Cache:
         self._hot.drop(entry.id)
         if entry.question:
             self._vectors.remove(entry.id, entry.partition)
-
-
-def _share_strings(entry: Entry) -> None:
-    """Entries read from a store carry copies of a few words; a hundred thousand of them add up."""
-    entry.tenant = sys.intern(entry.tenant)
-    entry.category = sys.intern(entry.category)
-    entry.model = sys.intern(entry.model)

@@ -38,6 +38,8 @@ class Call:
         self.status = 0
         self.headers: Any = None
         self.backend = ""
+        self.fallback = ""  # the model that answered in place of the one asked for
+        self.attempts = 0  # backends asked, hedges included
         self.entry: Any = None  # the entry this answer will be stored under, or None
         self.usage_added = False  # the gateway asked for a usage chunk that the caller did not
         self.complete = False  # the whole body arrived
@@ -64,7 +66,7 @@ class Call:
     @property
     def joinable(self) -> bool:
         kept = not self._dropped and self.size <= self._keep
-        return kept and self.error is None and not self.abandoned
+        return kept and self.error is None and not self.abandoned and not self.fallback
 
     def begin(self, status: int, headers: Any) -> None:
         """The upstream's status and headers are here."""

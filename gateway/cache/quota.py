@@ -8,6 +8,7 @@ the category furthest over its guarantee gives up its least valuable entries.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from gateway.exchange import Entry
@@ -22,9 +23,9 @@ def value(entry: Entry, priority: float, now: float) -> float:
     The hit rate is smoothed by one prior hit over an hour, so that a new entry is neither worthless nor
     priceless. Cost is dollars saved a hit; free models still count, by a floor.
     """
-    age = max(now - entry.created, 0.0)
-    hit_rate = (entry.hits + 1.0) / (age + 3600.0)
-    return priority * hit_rate * max(entry.cost, 1e-6) / max(entry.size, 1)
+    age, cost, size = now - entry.created, entry.cost, entry.size  # each is read once: it is unpacked
+    hit_rate = (entry.hits + 1.0) / ((age if age > 0.0 else 0.0) + 3600.0)
+    return priority * hit_rate * (cost if cost > 1e-6 else 1e-6) / (size or 1)
 
 
 class Ledger:
@@ -47,9 +48,12 @@ class Ledger:
         self.used = 0
         self._guarantees = guarantees
         self._priority = priority
-        self._bytes: dict[str, int] = {}
-        self._entries: dict[str, list[Entry]] = {}
-        self._place: dict[int, int] = {}  # entry id → position in its category's list
+        self.entries: dict[int, Entry] = {}  # all that is charged, by id; changed here alone
+        self._bytes: defaultdict[str, int] = defaultdict(int)
+        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._ids: defaultdict[str, list[int]] = defaultdict(
+            list
+        )  # by category, to sample from; up to half may be gone
         self._rng = rng or random.Random()
 
     def govern(self, guarantees: Mapping[str, int], priority: Callable[[str], float]) -> None:
@@ -61,29 +65,31 @@ class Ledger:
         return self._bytes.get(category, 0)
 
     def count_of(self, category: str) -> int:
-        return len(self._entries.get(category, ()))
+        return self._counts.get(category, 0)
 
     def guarantee_of(self, category: str) -> int:
         return self._guarantees.get(category, 0)
 
     def categories(self) -> list[str]:
-        return [name for name, entries in self._entries.items() if entries]
+        return [name for name, count in self._counts.items() if count]
 
     def charge(self, entry: Entry) -> None:
-        entries = self._entries.setdefault(entry.category, [])
-        self._place[entry.id] = len(entries)
-        entries.append(entry)
-        self._bytes[entry.category] = self.bytes_of(entry.category) + entry.size
-        self.used += entry.size
+        category, size = entry.category, entry.size
+        self.entries[entry.id] = entry
+        self._ids[category].append(entry.id)
+        self._counts[category] += 1
+        self._bytes[category] += size
+        self.used += size
 
     def refund(self, entry: Entry) -> None:
-        entries = self._entries[entry.category]
-        place, last = self._place.pop(entry.id), entries.pop()
-        if last is not entry:
-            entries[place] = last
-            self._place[last.id] = place
-        self._bytes[entry.category] -= entry.size
-        self.used -= entry.size
+        category, size = entry.category, entry.size
+        del self.entries[entry.id]
+        self._counts[category] -= 1
+        self._bytes[category] -= size
+        self.used -= size
+        ids = self._ids[category]
+        if len(ids) > 2 * self._counts[category] + _SAMPLE:
+            self._ids[category] = [id for id in ids if id in self.entries]
 
     def over(self) -> bool:
         return self.used > self.capacity
@@ -96,10 +102,15 @@ class Ledger:
         category = max(self.categories(), key=self._excess, default=None)
         if category is None:
             return None
-        entries = self._entries[category]
-        sample = entries if len(entries) <= _SAMPLE else self._rng.sample(entries, _SAMPLE)
+        ids = self._ids[category]
+        some = ids if len(ids) <= 4 * _SAMPLE else self._rng.choices(ids, k=_SAMPLE)
         weight = self._priority(category)
-        return min(sample, key=lambda e: (e.id == spare, value(e, weight, now)))
+        live = self._live(some) or self._live(ids)
+        others = [entry for entry in live if entry.id != spare]
+        return min(others or live, key=lambda entry: value(entry, weight, now))
+
+    def _live(self, ids: list[int]) -> list[Entry]:
+        return [entry for id in ids if (entry := self.entries.get(id)) is not None]
 
     def _excess(self, category: str) -> float:
         """Bytes over the guarantee, relative to it: who borrowed most pays first."""

@@ -25,6 +25,8 @@ Change = tuple[int, bytes, Vector | None]  # id, partition, and its vector or No
 CHARS = 4096  # of text in one batch: batching no longer pays beyond, and the short must not wait for the long
 SLICE = 0.005  # seconds of index changes between two batches of looks
 MAX_CHANGES = 65_536  # calls waiting; a hung embedder must not fill the memory with changes
+LARGE = 1 << 20  # bytes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 WARM = ("warm", "warm up " * 8, "warm up " * 40)
 
 log = logging.getLogger(__name__)
@@ -256,6 +258,7 @@ class Worker:
     # -- called on the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        _map_large_blocks()
         self._start_embedder()
         while True:
             with self._wake:
@@ -436,7 +439,7 @@ class Worker:
             self._post(_deliver, [(bulk.future, np.concatenate(bulk.parts), None)])
 
     def _upkeep(self) -> None:
-        """One step of at most one rebuild: begin, gather, build elsewhere, settle."""
+        """One step of at most one rebuild: begin; gather, build elsewhere, settle, as often as it takes."""
         try:
             if self._rebuild is None:
                 self._rebuild = self._indexes.begin() if self._indexes.due else None
@@ -472,7 +475,7 @@ class Worker:
             self._rebuild = self._builder = None
             _give_back()
         else:
-            self._build()
+            self._builder = None  # there is more to gather
 
     def _abandon(self, error: BaseException) -> None:
         self.counts.rebuilds_failed += 1
@@ -487,6 +490,18 @@ class Worker:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             log.debug("the loop is closed; nobody waits for this any more")
+
+
+def _map_large_blocks() -> None:
+    """Blocks of a megabyte and more, of this process, come from the system and go back there when freed.
+
+    glibc lifts that bound to the largest block freed so far, up to 32 MB; then what indexes outgrow stays in
+    the arena of the thread that asked for it, whose free end `malloc_trim` leaves alone.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, LARGE)
+        set_option(_M_TRIM_THRESHOLD, LARGE)
 
 
 def _give_back() -> None:

@@ -4,8 +4,6 @@ Decides nothing but order: every live vector is compared. There may be a hundred
 entry each, so a small instance must stay a few hundred bytes beside its vectors: no id map, no spare rows.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from gateway.interfaces import Vector
@@ -73,6 +71,11 @@ class FlatIndex:
             elif row >= SMALL:
                 self._at = {id: row for row, id in enumerate(self._ids)}
 
+    def extend(self, ids: list[int], vectors: Vector) -> None:
+        """Insert (n, d) vectors."""
+        for id, vector in zip(ids, vectors, strict=True):
+            self.add(id, vector)
+
     def remove(self, id: int) -> None:
         """Forget an id; unknown ids are ignored."""
         row = self._row(id)
@@ -92,15 +95,20 @@ class FlatIndex:
         elif 4 * last < len(self._rows):
             self._resize(2 * last)
 
-    def items(self) -> tuple[list[int], Vector]:
-        """All live ids and copies of their vectors (n, d)."""
+    def ids(self) -> list[int]:
+        """All live ids."""
+        return self._ids.copy()
+
+    def take(self, ids: list[int]) -> tuple[list[int], Vector]:
+        """Those of the ids that are live, and copies of their vectors (n, d)."""
         if self._rows is None:
             return [], np.empty((0, 0), dtype=np.float32)
-        return self._ids.copy(), self._rows[: len(self._ids)].copy()
+        found = [(id, row) for id in ids if (row := self._row(id)) >= 0]
+        return [id for id, _ in found], self._rows[[row for _, row in found]]
 
-    def chunks(self) -> Iterator[tuple[list[int], Vector]]:
-        """`items` in pieces, between which the index may change. Small as it is, one piece."""
-        yield self.items()
+    def items(self) -> tuple[list[int], Vector]:
+        """All live ids and copies of their vectors (n, d)."""
+        return self.take(self._ids)
 
     def _row(self, id: int) -> int:
         if self._at is not None:

@@ -5,8 +5,6 @@ deleted slot again costs six fresh inserts, so the owner rebuilds instead. Never
 hnswlib is safe for queries beside queries, not for queries beside inserts.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from gateway.interfaces import Vector
@@ -65,7 +63,7 @@ class HnswIndex:
         if vectors.shape[1] != self._dim:
             raise ValueError(f"vectors of {vectors.shape[1]} dimensions in an index of {self._dim}")
         if self._slots + len(ids) > self._capacity:
-            self._capacity = max(self._slots + len(ids), self._capacity * 3 // 2)
+            self._capacity = max(self._slots + len(ids), self._capacity * 5 // 4)
             self._graph.resize_index(self._capacity)
         self._graph.add_items(vectors, ids, num_threads=1)  # wakes a tombstone of the same id
         self._slots = self._graph.get_current_count()
@@ -81,19 +79,18 @@ class HnswIndex:
             return
         self._dead.add(id)
 
+    def ids(self) -> list[int]:
+        """All live ids."""
+        labels: list[int] = self._graph.get_ids_list() if self._slots else []
+        return [id for id in labels if id not in self._dead]
+
+    def take(self, ids: list[int]) -> tuple[list[int], Vector]:
+        """Those of the ids that are still live, and copies of their vectors (n, d). Each must have been added."""
+        live = [id for id in ids if id not in self._dead]
+        if not live:
+            return [], np.empty((0, self._dim), dtype=np.float32)
+        return live, np.asarray(self._graph.get_items(live), dtype=np.float32)
+
     def items(self) -> tuple[list[int], Vector]:
         """All live ids and copies of their vectors (n, d)."""
-        ids: list[int] = []
-        parts: list[Vector] = [np.empty((0, self._dim), dtype=np.float32)]
-        for some, vectors in self.chunks():
-            ids += some
-            parts.append(vectors)
-        return ids, np.concatenate(parts)
-
-    def chunks(self) -> Iterator[tuple[list[int], Vector]]:
-        """`items` in pieces, between which the index may change; what is removed meanwhile is left out."""
-        labels: list[int] = self._graph.get_ids_list() if self._slots else []
-        for start in range(0, len(labels), CHUNK):
-            ids = [id for id in labels[start : start + CHUNK] if id not in self._dead]
-            if ids:
-                yield ids, np.asarray(self._graph.get_items(ids), dtype=np.float32)
+        return self.take(self.ids())

@@ -6,15 +6,16 @@ compacted, or demoted. Never searches across partitions. All methods belong to t
 """
 
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.index.flat import FlatIndex
 from gateway.index.hnsw import CHUNK, HnswIndex
 from gateway.interfaces import Vector
 
-Change = tuple[int, Vector | None]  # an id with its new vector, or None where it was removed
+Index = FlatIndex | HnswIndex
+Piece = tuple[set[int], list[int], Vector]  # ids that are gone, ids that live, and their vectors (n, d)
+PIECES = 8  # of `CHUNK` vectors, copied for one run of the builder: 3 MB at 384 dimensions
 SETTLE = 32  # changes replayed on the owner thread at the swap; more go back to the builder
 ROUNDS = 8  # after so many rounds the rest is replayed at once: mutations outrun the builder
 
@@ -29,53 +30,56 @@ class Stats:
 
 
 class Rebuild:
-    """A fresh index for one partition, made from a snapshot while the old one serves and changes.
+    """A fresh index for one partition, made while the old one serves and changes.
 
-    `gather` on the owner thread until it returns True, `build` on any, `Partitions.settle` on the owner;
-    while that returns False, `build` and `settle` again.
+    `gather` on the owner thread until it returns True, `build` on any, `Partitions.settle` on the owner; while
+    that returns False, the same again. What changes meanwhile is remembered by id alone, and read from the
+    old index when its turn comes: beside the two indexes there is never more than `PIECES` of copies.
     """
 
-    def __init__(self, partition: bytes, index: FlatIndex | HnswIndex, flat: bool, dim: int) -> None:
+    def __init__(self, partition: bytes, indexes: Mapping[bytes, Index], flat: bool, dim: int) -> None:
+        old = indexes[partition]
         self.partition = partition
-        self.index: FlatIndex | HnswIndex = FlatIndex() if flat else HnswIndex(dim, len(index) * 5 // 4)
+        self.index: Index = FlatIndex() if flat else HnswIndex(dim, len(old))
         self.rounds = 0
-        self._snapshot: Iterator[tuple[list[int], Vector]] = index.chunks()
-        self._bulk: deque[tuple[list[int], Vector]] = deque()
-        self.pending: list[Change] = []
+        self._indexes = indexes  # the old one may vanish and come back as another
+        self._waiting = old.ids()
+        self._pieces: list[Piece] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for is in the new index."""
+        return not (self._waiting or self._pieces)
+
+    def revisit(self, ids: list[int]) -> None:
+        """These have changed: `gather` will look at them again."""
+        self.rounds += 1
+        self._waiting = ids
 
     def gather(self) -> bool:
-        """Copy the next piece of the old index. True when the snapshot is complete."""
-        piece = next(self._snapshot, None)
-        if piece is not None:
-            self._bulk.append(piece)
-        return piece is None
+        """Copy the next piece of the old index. True when it is time to build."""
+        if self._waiting:
+            self._pieces.append(self.copy(self._waiting[-CHUNK:]))
+            del self._waiting[-CHUNK:]
+        return not self._waiting or len(self._pieces) >= PIECES
 
     def build(self, stop: threading.Event | None = None) -> None:
-        """Insert what has been gathered and what `settle` handed over. Returns early when `stop` is set."""
-        self.rounds += 1
-        while self._bulk and not (stop and stop.is_set()):
-            ids, vectors = self._bulk.popleft()
-            for start in range(0, len(ids), CHUNK):
-                self._insert(ids[start : start + CHUNK], vectors[start : start + CHUNK])
-        for change in self.pending:
-            if stop and stop.is_set():
-                return
-            self.apply(change)
-        self.pending = []
+        """Insert what has been gathered. Returns early when `stop` is set."""
+        while self._pieces and not (stop and stop.is_set()):
+            self.apply(self._pieces.pop())
 
-    def apply(self, change: Change) -> None:
-        id, vector = change
-        if vector is None:
+    def copy(self, ids: list[int]) -> Piece:
+        """What the old index says of these ids now."""
+        old = self._indexes.get(self.partition)
+        live, vectors = FlatIndex().take(ids) if old is None else old.take(ids)
+        return set(ids).difference(live), live, vectors
+
+    def apply(self, piece: Piece) -> None:
+        gone, ids, vectors = piece
+        for id in gone:
             self.index.remove(id)
-        else:
-            self.index.add(id, vector)
-
-    def _insert(self, ids: list[int], vectors: Vector) -> None:
-        if isinstance(self.index, HnswIndex):
+        if ids:
             self.index.extend(ids, vectors)
-        else:
-            for id, vector in zip(ids, vectors, strict=True):
-                self.index.add(id, vector)
 
 
 class Partitions:
@@ -91,9 +95,9 @@ class Partitions:
         self._flat_limit = flat_limit
         self._tombstone_share = tombstone_share
         self._tombstone_min = tombstone_min
-        self._indexes: dict[bytes, FlatIndex | HnswIndex] = {}
+        self._indexes: dict[bytes, Index] = {}
         self._due: dict[bytes, None] = {}  # ordered set
-        self._journals: dict[bytes, list[Change]] = {}  # of partitions under rebuild
+        self._journals: dict[bytes, dict[int, None]] = {}  # partition under rebuild → ids changed meanwhile
         self._entries = self._graphs = self._tombstones = self._rebuilds = 0
         self.dim: int | None = None  # of the first vector ever added
 
@@ -120,13 +124,13 @@ class Partitions:
         index = self._indexes.get(partition)
         if index is None:
             index = self._indexes[partition] = FlatIndex()
-        self._change(partition, index, (id, vector))
+        self._change(partition, index, id, vector)
 
     def remove(self, id: int, partition: bytes) -> None:
         """Forget an id; unknown ids and partitions are ignored. An emptied partition disappears."""
         index = self._indexes.get(partition)
         if index is not None:
-            self._change(partition, index, (id, None))
+            self._change(partition, index, id, None)
             if not len(index):
                 self._install(partition, None)
 
@@ -142,19 +146,20 @@ class Partitions:
             del self._due[partition]
             index = self._indexes[partition]
             if self._is_due(index):  # it may have shrunk back since
-                self._journals[partition] = []
-                return Rebuild(partition, index, len(index) <= self._flat_limit, self.dim or 0)
+                self._journals[partition] = {}
+                return Rebuild(partition, self._indexes, len(index) <= self._flat_limit, self.dim or 0)
         return None
 
     def settle(self, rebuild: Rebuild) -> bool:
-        """Swap the rebuilt index in. False: too much has changed meanwhile, `build` must run once more."""
-        journal = self._journals[rebuild.partition]
-        if len(journal) > SETTLE and rebuild.rounds < ROUNDS:
-            rebuild.pending = journal
-            self._journals[rebuild.partition] = []
+        """Swap the rebuilt index in. False: there is more to copy, `gather` and `build` must run once more."""
+        if not rebuild.complete:
             return False
-        for change in journal:
-            rebuild.apply(change)
+        changed = list(self._journals[rebuild.partition])
+        if len(changed) > SETTLE and rebuild.rounds < ROUNDS:
+            rebuild.revisit(changed)
+            self._journals[rebuild.partition] = {}
+            return False
+        rebuild.apply(rebuild.copy(changed))
         del self._journals[rebuild.partition]
         self._rebuilds += 1
         self._install(rebuild.partition, rebuild.index if len(rebuild.index) else None)
@@ -167,33 +172,36 @@ class Partitions:
     def compact(self) -> None:
         """Do every rebuild that is due, here and now."""
         while rebuild := self.begin():
-            while not rebuild.gather():
-                pass
-            rebuild.build()
-            self.settle(rebuild)
+            settled = False
+            while not settled:
+                while not rebuild.gather():
+                    pass
+                rebuild.build()
+                settled = self.settle(rebuild)
 
-    def _change(self, partition: bytes, index: FlatIndex | HnswIndex, change: Change) -> None:
+    def _change(self, partition: bytes, index: Index, id: int, vector: Vector | None) -> None:
         entries, tombstones = len(index), index.tombstones
-        id, vector = change
         if vector is None:
             index.remove(id)
+            if len(index) == entries:
+                return  # it was not there
         else:
             index.add(id, vector)
         self._entries += len(index) - entries
         self._tombstones += index.tombstones - tombstones
         if self._journals and (journal := self._journals.get(partition)) is not None:
-            journal.append(change)  # a partition under rebuild is looked at again at the swap
+            journal[id] = None  # a partition under rebuild is looked at again at the swap
         elif self._is_due(index):
             self._due[partition] = None
 
-    def _is_due(self, index: FlatIndex | HnswIndex) -> bool:
+    def _is_due(self, index: Index) -> bool:
         if isinstance(index, FlatIndex):
             return len(index) > self._flat_limit
         dead = index.tombstones
         crowded = dead > self._tombstone_min and dead > self._tombstone_share * (dead + len(index))
         return crowded or 2 * len(index) < self._flat_limit
 
-    def _install(self, partition: bytes, index: FlatIndex | HnswIndex | None) -> None:
+    def _install(self, partition: bytes, index: Index | None) -> None:
         """Put an index in a partition's place, or (None) let the partition disappear; keep the counters."""
         old = self._indexes.pop(partition, None)
         if old is not None:

@@ -47,10 +47,18 @@ class Cache(_Frozen):
     max_error: f.Number | None = Field(default=None, gt=0, le=1)
     """Bound on wrong semantic hits per semantic look-up, for calibration."""
 
+    stale_if_error: f.Grace = 0
+    """How long past its TTL an answer may still be served while no backend can answer; 0: never."""
+
     @cached_property
     def lifetime(self) -> float:
         """The TTL in seconds."""
         return f.seconds(self.ttl)
+
+    @cached_property
+    def grace(self) -> float:
+        """`stale_if_error` in seconds."""
+        return f.seconds(self.stale_if_error)
 
 
 class LoadPolicy(_Frozen):
@@ -60,6 +68,11 @@ class LoadPolicy(_Frozen):
     """It never falls below this."""
     ttl_factor: f.Number = Field(default=1.0, ge=1, le=2)
     """By how much the TTL is stretched at full load."""
+    max_error: f.Number | None = Field(default=None, gt=0, le=1)
+    """Bound on wrong semantic hits at full load, for calibration."""
+    budget: tuple[f.Threshold, ...] = Field(default=(), max_length=32)
+    """Thresholds certified for equal steps of risk up to `max_error`, as `calibrate` writes them; used instead
+    of the slack."""
 
 
 class Offload(_Frozen):

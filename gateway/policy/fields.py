@@ -57,6 +57,10 @@ def _ttl(value: Any) -> str | float:
     return value
 
 
+def _grace(value: Any) -> str | float:
+    return value if value == 0 and not isinstance(value, bool) else _ttl(value)
+
+
 def _mode(value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         written = {True: "on, yes or true", False: "off, no or false", None: "an empty value"}[value]
@@ -109,6 +113,7 @@ def compile_pattern(pattern: str) -> Any:
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Ttl = Annotated[str | int | float, PlainValidator(_ttl, json_schema_input_type=str | int | float)]
+Grace = Annotated[str | int | float, PlainValidator(_grace, json_schema_input_type=str | int | float)]
 CacheMode = Annotated[Mode, BeforeValidator(_mode)]
 Threshold = Annotated[
     Number, AfterValidator(_threshold), Field(json_schema_extra={"minimum": THRESHOLD_FLOOR, "maximum": 1})

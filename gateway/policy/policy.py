@@ -4,11 +4,11 @@ Pure and synchronous. A caller's hint or control may only tighten: it never lowe
 lengthens a TTL, never escapes `none`. What cannot be classified is treated as the strictest it might be.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.exchange import Controls, Endpoint, Entry, Mode, Ruling
+from gateway.exchange import UNLOADED, Controls, Endpoint, Entry, Load, Mode, Ruling
 from gateway.policy.book import DEFAULT, Book, Category, Rule
 from gateway.policy.fields import MODES, compile_pattern
 
@@ -29,14 +29,28 @@ def too_hot(limit: float | None, temperature: float | None) -> bool:
 
 
 def adapt(category: Category, load: float) -> tuple[float, float]:
-    """Threshold and TTL in seconds under load λ in [0, 1] (category-aware caching, load-adaptive policy).
+    """Threshold and TTL in seconds under load λ in [0, 1] (arXiv 2510.26835, load-adaptive policy).
 
-    τ(λ) = max(τ0 − λ·slack, floor), never above τ0; TTL(λ) = t0·(1 + λ·(factor − 1)).
+    τ(λ) = max(τ0 − λ·slack, floor), never above τ0; TTL(λ) = t0·(1 + λ·(factor − 1)). A category with a
+    calibrated budget spends error instead of similarity: λ moves along the thresholds certified for equal steps
+    of risk from its own to `load.max_error`. A threshold has no unit that means the same in two categories.
     """
     load = min(max(load, 0.0), 1.0)
     cache, policy = category.cache, category.load
-    eased = max(cache.threshold - load * policy.threshold_slack, policy.threshold_floor)
-    return min(cache.threshold, eased), cache.lifetime * (1 + load * (policy.ttl_factor - 1))
+    if policy.budget:
+        eased = _between((cache.threshold, *policy.budget), load)
+    else:
+        eased = cache.threshold - load * policy.threshold_slack
+    return min(cache.threshold, max(eased, policy.threshold_floor)), cache.lifetime * (
+        1 + load * (policy.ttl_factor - 1)
+    )
+
+
+def _between(steps: Sequence[float], part: float) -> float:
+    """The value at `part` in [0, 1] of the way along equally spaced steps."""
+    place = part * (len(steps) - 1)
+    low = min(int(place), len(steps) - 2)
+    return steps[low] + (steps[low + 1] - steps[low]) * (place - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,7 @@ class Policy:
         controls: Controls,
         ruled: tuple[str, str] | None,
         label: tuple[str, float] | None,
-        load: float = 0.0,
+        load: Load = UNLOADED,
     ) -> Ruling:
         """What is permitted: a rule's word first, then hint and classification together.
 
@@ -136,20 +150,49 @@ class Policy:
         unknown = ruling.rule == "unclassified" and self.any_none
         return ruling.mode != "none" and not unknown and not too_hot(ruling.max_temperature, temperature)
 
-    def exact_bar(self, entry: Entry, temperature: float | None, now: float, load: float = 0.0) -> str | None:
-        """Why an exact hit on this entry is not served, by its category as the book stands now; or None."""
+    def exact_bar(
+        self,
+        entry: Entry,
+        temperature: float | None,
+        now: float,
+        load: Load = UNLOADED,
+        *,
+        stale: bool = False,
+    ) -> str | None:
+        """Why an exact hit on this entry is not served, by its category as the book stands now; or None.
+
+        `stale`: nobody else can answer, so what expired lately will do, where the category allows it.
+        """
         category = self.category(entry.category)
         if category.cache.mode == "none":
             return "mode-none"
-        ttl = adapt(category, load)[1] if load else self._lifetimes[category.name]
-        if now >= min(entry.expires, entry.created + ttl):
+        grace = category.cache.grace if stale else 0.0
+        if now >= min(self.fresh_until(entry, load) + grace, entry.expires):
             return "expired"
         return "temperature" if too_hot(category.cache.max_temperature, temperature) else None
+
+    def fresh_until(self, entry: Entry, load: Load) -> float:
+        """Unix seconds to which an entry counts as fresh, as the book stands now and under this load."""
+        category = self.category(entry.category)
+        factor = load.of(category.name)
+        ttl = adapt(category, factor)[1] if factor else self._lifetimes[category.name]
+        return min(entry.created + ttl, entry.expires)
+
+    def kept_for(self, ruling: Ruling) -> float:
+        """Seconds an answer is stored for: its TTL under full load, and the time it may be served stale.
+
+        Where the caller, or a stricter category, set a shorter TTL than the category's own, that alone counts.
+        """
+        category = self.category(ruling.category)
+        base = self._lifetimes[category.name]
+        if ruling.ttl < base:
+            return ruling.ttl
+        return base * category.load.ttl_factor + category.cache.grace
 
     def against(self, ruling: Ruling, entry: Entry) -> tuple[Mode, float]:
         """Mode and threshold for a semantic hit on an entry: the stricter of both categories."""
         category = self.category(entry.category)
-        threshold, _ = adapt(category, ruling.load)
+        threshold, _ = adapt(category, ruling.load.of(category.name))
         return stricter(ruling.mode, category.cache.mode), max(ruling.threshold, threshold)
 
     def _compiled(self, number: int, rule: Rule) -> _CompiledRule:
@@ -157,9 +200,9 @@ class Policy:
         forbids = self.category(rule.then.category).cache.mode == "none"
         return _CompiledRule(rule, f"rule:{number}", pattern, forbids)
 
-    def _permit(self, name: str, confidence: float, rule: str, load: float) -> Ruling:
+    def _permit(self, name: str, confidence: float, rule: str, load: Load) -> Ruling:
         category = self.category(name)
-        threshold, ttl = adapt(category, load)
+        threshold, ttl = adapt(category, load.of(category.name))
         return Ruling(
             category=category.name,
             confidence=confidence,
@@ -173,7 +216,7 @@ class Policy:
             load=load,
         )
 
-    def _classified(self, label: tuple[str, float] | None, load: float) -> Ruling:
+    def _classified(self, label: tuple[str, float] | None, load: Load) -> Ruling:
         if label is None:
             ruling = self._permit(DEFAULT, 0.0, "unclassified", load)
             return replace(ruling, offload=ruling.offload and self._offload_all)

@@ -1,26 +1,99 @@
-"""Calls to serving engines over HTTP. Bytes go through as they are; foreign errors are translated here.
+"""One attempt at one backend over HTTP. Bytes go through as they are; foreign errors are translated here.
 
-An answer with any status is an answer. Only a connection that fails is a failure, and then the next backend
-of the model is tried, as long as no byte has come back.
+An answer with any status is an answer; whether another backend is asked is `dispatch`'s business.
 """
 
-import asyncio
 import io
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError
-from gateway.exchange import Exchange, Work
-from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError, Overloaded
+from gateway.routing.fleet import Backend
+from gateway.routing.health import Kind, Sight
 
-_UNKNOWN = Work(prompt=0, output=0)
 _LARGE = 1 << 20  # bytes; a longer body is written in pieces, so that others get their turn
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one backend is sent."""
+
+    headers: CIMultiDict[str]
+    body: Any
+    usage_added: bool = False  # the gateway asks for a usage chunk that the caller did not
+
+
+class Failed(Exception):
+    """An attempt that gave no answer to pass on yet.
+
+    Attributes:
+        kind: what happened.
+        error: what the caller is told if nobody else answers.
+        held: the engine's own answer, whole, where there is one: then that is what the caller is told.
+    """
+
+    def __init__(self, kind: Kind, error: GatewayError, *, held: "Incoming | None" = None) -> None:
+        super().__init__(error.message)
+        self.kind = kind
+        self.error = error
+        self.held = held
+        self.stale = False  # perhaps a kept connection that the engine closed just as it was reused
+
+
+class Incoming:
+    """An answer whose head and first piece are here. `close` it, however reading ends."""
+
+    __slots__ = ("_response", "backend", "chunks", "ended", "headers", "size", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, backend: Backend) -> None:
+        self._response = response
+        self.backend = backend
+        self.status = response.status
+        self.headers: CIMultiDictProxy[str] = response.headers
+        self.chunks: list[bytes] = []  # read so far by `first` and `hold`
+        self.size = 0
+        self.ended = False
+
+    async def first(self) -> None:
+        """Wait for the first byte of the body, or for its end."""
+        self._keep(await self.read())
+
+    async def hold(self, limit: int) -> bool:
+        """Read to the end, or to `limit` bytes; tells whether the body is whole."""
+        while not self.ended and self.size <= limit:
+            self._keep(await self.read())
+        return self.ended
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            Failed: the body broke off.
+        """
+        content = self._response.content
+        try:
+            chunk = await content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error, self.backend) from error
+        if content.at_eof():
+            self.ended = True
+            self._response.release()
+        return chunk
+
+    def _keep(self, chunk: bytes) -> None:
+        if chunk:
+            self.chunks.append(chunk)
+            self.size += len(chunk)
+
+    def close(self) -> None:
+        """Give the connection back if the body is over, else cut it, which stops the engine's work."""
+        if not self.ended:
+            self._response.close()
 
 
 class Upstream:
@@ -28,15 +101,24 @@ class Upstream:
 
     Args:
         connections: at most this many to one backend.
-        connect: seconds to a connection, waiting for a free one included.
+        connect: seconds to a connection.
         idle: seconds without a byte from the engine.
     """
 
-    def __init__(self, fleet: Fleet, *, connections: int, connect: float, idle: float) -> None:
-        self._fleet = fleet
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections, keepalive_timeout=15),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=idle),
+    def __init__(self, *, connections: int, connect: float, idle: float) -> None:
+        self._connections = connections
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=connect, sock_connect=connect, sock_read=idle
+        )
+        self._session = self._open_session(force_close=False)
+        # A body that can be read only once must not meet a kept connection that the engine is just closing.
+        self._fresh = self._open_session(force_close=True)
+
+    def _open_session(self, *, force_close: bool) -> aiohttp.ClientSession:
+        kept: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": 15}
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._connections, **kept),
+            timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC,
@@ -44,84 +126,106 @@ class Upstream:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._fresh.close()
 
-    async def send(
-        self,
-        exchange: Exchange,
-        model: Model,
-        method: str,
-        path: str,
-        *,
-        headers: Callable[[Backend], CIMultiDict[str]],
-        body: Callable[[Backend], Any],
-        into: Any,
-        once: bool = False,
-    ) -> None:
-        """Call one of the model's backends and pump its answer `into` a Call (begin, then feed).
+    async def open(self, backend: Backend, method: str, path: str, sent: Sent, *, once: bool) -> Incoming:
+        """Send a request; returns at the first byte of the answer's body.
 
         Args:
             path: below the base URL, with its query, raw, such as `/chat/completions`.
-            headers, body: what a given backend is sent.
-            once: the body can be read only once, so there is no second try.
+            once: the body can be read only once.
 
         Raises:
-            GatewayError: no backend could be reached, or the answer broke off.
+            Failed: no answer came.
+            GatewayError: the caller's own body could not be read to its end.
         """
-        tried: set[str] = set()
-        stale = 0
-        while True:
-            with self._fleet.lease(model, exchange.work or _UNKNOWN, tried, time.monotonic()) as backend:
-                into.backend = backend.id
-                try:
-                    payload = body(backend)
-                    return await self._attempt(backend, method, path, headers(backend), payload, into)
-                except GatewayError as error:
-                    if error.status < 500:
-                        raise  # the caller's fault: it says nothing about the engine
-                    # A kept-alive connection may have been closed by the engine just as it was reused: that
-                    # says nothing about the engine, so the same one may be asked once more.
-                    stale += isinstance(error.__cause__, aiohttp.ServerDisconnectedError)
-                    if not (isinstance(error.__cause__, aiohttp.ServerDisconnectedError) and stale == 1):
-                        tried.add(backend.id)
-                        backend.failures += 1
-                    if into.status or once or not self._untried(model, tried):
-                        if len(tried) > 1:
-                            error.headers = {**error.headers, "x-should-retry": "false"}
-                        raise
-
-    def _untried(self, model: Model, tried: set[str]) -> bool:
-        return any(b.id not in tried and not b.draining for b in model.backends)
-
-    async def _attempt(
-        self, backend: Backend, method: str, path: str, headers: CIMultiDict[str], body: Any, into: Any
-    ) -> None:
+        body = sent.body
         if isinstance(body, bytes) and len(body) > _LARGE:
             body = io.BytesIO(body)
+        session = self._fresh if once else self._session
         try:
-            async with self._session.request(
+            response = await session.request(
                 method,
                 URL(backend.url + path, encoded=True),
-                headers=headers,
+                headers=sent.headers,
                 data=body,
                 allow_redirects=False,
-            ) as response:
-                into.begin(response.status, response.headers)
-                async for chunk in response.content.iter_any():
-                    await into.feed(chunk)
-        except TimeoutError as error:
-            raise BackendTimeout(f"The backend '{backend.id}' did not answer in time.") from error
+            )
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error.__cause__, GatewayError):
-                raise error.__cause__ from error  # the caller's body could not be read to its end
-            raise BackendUnreachable(f"The backend '{backend.id}' cannot be reached or broke off.") from error
+                raise error.__cause__ from error
+            raise self._unopened(error, backend) from error
+        incoming = Incoming(response, backend)
+        try:
+            await incoming.first()
+        except BaseException:
+            incoming.close()
+            raise
+        return incoming
+
+    def _unopened(self, error: Exception, backend: Backend) -> Failed:
+        if isinstance(error, aiohttp.ConnectionTimeoutError) and backend.in_flight > self._connections:
+            # All connections to it are in use: that says nothing about the engine's health.
+            message = f"Every connection to the backend '{backend.id}' is in use."
+            return Failed("rejected", Overloaded(message, headers={"Retry-After": "1"}))
+        return _translated(error, backend)
+
+    async def look(self, backend: Backend) -> Sight:
+        """A small GET beside the traffic, to see whether anybody is there."""
+        headers = {"Authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+        try:
+            async with self._session.get(backend.url + "/models", headers=headers) as response:
+                return "alive" if response.status < 500 else "ill"
+        except (aiohttp.ClientError, OSError):
+            return "dead"
 
     async def fetch_json(self, backend: Backend, path: str, headers: CIMultiDict[str], seconds: float) -> Any:
-        """A small GET beside the traffic, such as the engine's list of models."""
+        """A small GET, such as the engine's list of models."""
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._session.get(backend.url + path, headers=headers) as response,
-            ):
+            async with self._session.get(backend.url + path, headers=headers, timeout=timeout) as response:
                 return await response.json(content_type=None)
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise BackendUnreachable(f"The backend '{backend.id}' cannot be reached.") from error
+
+    async def fetch_text(self, url: str, *, limit: int, seconds: float) -> str | None:
+        """A page of at most `limit` bytes; None if it does not exist.
+
+        Raises:
+            BackendUnreachable: it cannot be read.
+        """
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.get(url, timeout=timeout) as response:
+                if response.status in (401, 403, 404, 405, 501):
+                    return None
+                body = await _up_to(response.content, limit)
+        except (aiohttp.ClientError, OSError) as error:
+            raise BackendUnreachable(f"{url} cannot be read.") from error
+        if response.status != 200 or body is None:
+            raise BackendUnreachable(f"{url} cannot be read.")
+        return body.decode("utf-8", "replace")
+
+
+async def _up_to(stream: aiohttp.StreamReader, limit: int) -> bytes | None:
+    body = bytearray()
+    while chunk := await stream.readany():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _translated(error: Exception, backend: Backend) -> Failed:
+    unreachable = BackendUnreachable(f"The backend '{backend.id}' cannot be reached or broke off.")
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return Failed("refused", unreachable)
+    if isinstance(error, TimeoutError):
+        return Failed("timeout", late(backend))
+    failed = Failed("broken", unreachable)
+    failed.stale = isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+    return failed
+
+
+def late(backend: Backend) -> BackendTimeout:
+    return BackendTimeout(f"The backend '{backend.id}' did not answer in time.")

@@ -29,7 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # exactly these: a bool is no int here
     "cost": (float, int),
     "temperature": (float, int, type(None)),
     "tags": (tuple,),
-    "request_id": (str,),
+    "request": (int,),
     "prompt_tokens": (int,),
     "completion_tokens": (int,),
     "hits": (int,),

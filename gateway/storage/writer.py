@@ -63,7 +63,7 @@ class Writer:
         self._enough = asyncio.Event()  # a full batch waits, or somebody waits for the queue to empty
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._failing = False  # the last batch failed
+        self.failing = False  # whether the store refused the last batch
         self.durable = self.failed = self.dropped = self.deleted = self.undeleted = 0
 
     def __repr__(self) -> str:
@@ -183,15 +183,15 @@ class Writer:
         except Exception as error:  # even a store that breaks its contract must not end the only writer
             self._report(what, error)
             return False
-        if self._failing:
-            self._failing = False
+        if self.failing:
+            self.failing = False
             _log.info("the store takes writes again: %r", self)
         return True
 
     def _report(self, what: str, error: Exception) -> None:
         """Log the first failure of a row; the counters tell of the others."""
-        if not self._failing:
-            self._failing = True
+        if not self.failing:
+            self.failing = True
             unexpected = not isinstance(error, StoreError | TimeoutError)
             _log.warning("the store did not take %s: %s", what, error or "no answer", exc_info=unexpected)
 

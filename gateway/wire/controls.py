@@ -54,7 +54,8 @@ def controls(headers: Mapping[str, str], body: Any, honour_cache_control: bool) 
     mode = "on" if mode is None else _mode(mode)
     read, write = _MODES[mode]
     read = read and "no-cache" not in standard and not _flag(form, "no-cache")
-    write = write and "no-store" not in standard and not _flag(form, "no-store")
+    lifetime = _least(None if ttl is None else _seconds("x-gateway-cache-ttl", ttl), _amount(form, "ttl"))
+    write = write and lifetime != 0 and "no-store" not in standard and not _flag(form, "no-store")
     return Controls(
         read=read,
         write=write,
@@ -64,7 +65,7 @@ def controls(headers: Mapping[str, str], body: Any, honour_cache_control: bool) 
         offload=offload is None or _switch("x-gateway-offload", offload),
         category=None if category is None else _name("x-gateway-category", category.strip()),
         threshold=None if threshold is None else _share("x-gateway-threshold", threshold),
-        ttl=_least(None if ttl is None else _seconds("x-gateway-cache-ttl", ttl), _amount(form, "ttl")),
+        ttl=lifetime,
         max_age=_least(_max_age(standard), _amount(form, "s-maxage")),
         tags=() if tags is None else _tags(tags),
         namespace=_namespace(form),
@@ -129,9 +130,11 @@ def _directives(value: str | None) -> dict[str, str]:
 
 
 def _max_age(standard: Mapping[str, str]) -> float | None:
+    """RFC 9111, 4.2.1: freshness that cannot be read means stale; the header need not be meant for us."""
     if "max-age" not in standard:
         return None
-    return _seconds("Cache-Control max-age", standard["max-age"].strip('"'))
+    value = standard["max-age"].strip('"').strip()
+    return float(value) if _NUMBER.fullmatch(value) else 0.0
 
 
 def _flag(form: Mapping[str, Any], key: str) -> bool:

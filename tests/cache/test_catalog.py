@@ -69,6 +69,22 @@ def test_an_evicted_entry_leaves_no_trace_in_the_expiry_heap() -> None:
     assert len(held._expiry) < 2000
 
 
+def test_equal_words_of_different_entries_become_one_object() -> None:
+    held = catalog()
+    words = {"tenant": "t:somebody", "model": "some model", "category": "some category"}
+    entries = [
+        entry(partition=bytes([7] * 32), **{key: "".join(list(word)) for key, word in words.items()})
+        for _ in range(2)
+    ]
+    for e in entries:
+        held.add(e)
+    first, second = entries
+    for name in ("partition", *words):
+        assert getattr(first, name) is getattr(second, name)
+    assert second.partition == bytes([7] * 32)
+    assert {key: getattr(second, key) for key in words} == words
+
+
 def test_ids_are_unique_positive_and_fit_the_index() -> None:
     ids = {random_id() for _ in range(10_000)}
     assert len(ids) == 10_000

@@ -40,6 +40,7 @@ class ScriptedBackend:
         self.script: Callable[[Seen], Awaitable[web.StreamResponse | None]] | None = None
         self.delay = 0.0
         self.reply: Callable[[Seen], str] = lambda seen: f"answer {seen.number}"
+        self.metrics: str | None = None  # the page at /metrics
         self.pause: asyncio.Event | None = None  # set: streams wait for it after their first piece
         self._numbers = itertools.count(1)
         self._loop = LoopThread()
@@ -80,6 +81,8 @@ class ScriptedBackend:
         self.port = self._runner.addresses[0][1]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/metrics":  # read beside the traffic, at any time
+            return web.Response(status=404 if self.metrics is None else 200, text=self.metrics)
         seen = Seen(
             request.method,
             request.raw_path,

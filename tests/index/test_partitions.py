@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.index.partitions import SETTLE, Partitions, Rebuild
+from gateway.index.hnsw import CHUNK
+from gateway.index.partitions import PIECES, SETTLE, Partitions, Rebuild
 from gateway.interfaces import Vector
 
 DIM = 16
@@ -30,6 +31,10 @@ def filled(n: int, **limits: float) -> tuple[Partitions, Vector]:
 def begun(partitions: Partitions) -> Rebuild:
     rebuild = partitions.begin()
     assert rebuild is not None
+    return gathered(rebuild)
+
+
+def gathered(rebuild: Rebuild) -> Rebuild:
     while not rebuild.gather():
         pass
     return rebuild
@@ -131,10 +136,32 @@ def test_many_changes_go_back_to_the_builder() -> None:
         partitions.add(id, b"p", vector)
     assert not partitions.settle(rebuild)
     partitions.remove(500, b"p")
-    rebuild.build()
+    gathered(rebuild).build()
     assert partitions.settle(rebuild)
     assert len(partitions) == 60 + SETTLE
     assert partitions.search(b"p", more[5], 1)[0][0] == 505
+
+
+def test_a_rebuild_holds_few_copies_at_a_time() -> None:
+    partitions, vectors = filled(PIECES * CHUNK * 2 + 10, flat_limit=10)
+    rebuild = begun(partitions)
+    rebuild.build()
+    sizes = [0, len(rebuild.index)]
+    while not partitions.settle(rebuild):
+        gathered(rebuild).build()
+        sizes.append(len(rebuild.index))
+    assert max(np.diff(sizes)) <= PIECES * CHUNK
+    assert sizes[-1] == len(partitions) == len(vectors)
+    assert partitions.search(b"p", vectors[5], 1)[0][0] == 5
+
+
+def test_what_was_never_there_is_no_change() -> None:
+    partitions, _ = filled(20, flat_limit=10)
+    rebuild = begun(partitions)
+    for id in range(1000, 1000 + 2 * SETTLE):
+        partitions.remove(id, b"p")
+    rebuild.build()
+    assert partitions.settle(rebuild)
 
 
 def test_a_partition_emptied_and_filled_anew_during_its_rebuild() -> None:
@@ -197,6 +224,7 @@ def test_building_on_another_thread_beside_searches_and_changes() -> None:
         thread.join()
         if partitions.settle(rebuild):
             break
+        gathered(rebuild)
     else:
         pytest.fail("never settled")
     assert next_id > 3000
@@ -257,7 +285,7 @@ class Upkeep(RuleBasedStateMachine):
             self.rebuild = None
         elif self.rebuild and self.built:
             self.rebuild = None if self.partitions.settle(self.rebuild) else self.rebuild
-            self.built = False
+            self.gathered = self.built = False
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:

@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.exchange import Controls, Entry
+from gateway.exchange import Controls, Entry, Load
 from gateway.policy.book import from_json
 from gateway.policy.policy import MAX_MATCH, MIN_CONFIDENCE, Policy, adapt, stricter, too_hot
 from tests.policy.books import MODES, NAMES, books, patient
 
 labels = st.one_of(st.none(), st.tuples(st.sampled_from([*NAMES, "default", "gone"]), st.floats(0, 1)))
-loads = st.floats(0, 1)
+factors = st.floats(0, 1)
+loads = factors.map(Load)
 RANK = {mode: rank for rank, mode in enumerate(MODES)}
 
 
@@ -56,7 +57,7 @@ def test_a_caller_may_only_tighten(obj, label, load, threshold, ttl, semantic, o
 
 
 @patient
-@given(books(), loads, loads)
+@given(books(), factors, factors)
 def test_load_eases_and_never_beyond_its_bounds(obj, low, high):
     low, high = sorted((low, high))
     for category in from_json(obj).categories:
@@ -176,7 +177,7 @@ def test_an_exact_hit_obeys_its_entrys_category_as_it_stands_now():
     short = policy({"name": "code", "cache": {"ttl": 60}, "load": {"ttl_factor": 2}})
     assert short.exact_bar(entry("code"), 0.0, 1059) is None
     assert short.exact_bar(entry("code"), 0.0, 1061) == "expired"
-    assert short.exact_bar(entry("code"), 0.0, 1061, load=1.0) is None
+    assert short.exact_bar(entry("code"), 0.0, 1061, load=Load(1.0)) is None
     assert short.exact_bar(entry("code", expires=1010.0), 0.0, 1010) == "expired"
     assert short.exact_bar(entry("deleted"), 0.0, 1061) is None
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.exchange import Controls
+from gateway.exchange import Controls, Load
 from gateway.policy.folder import load_folder
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
@@ -25,7 +25,7 @@ def test_the_shipped_book_is_whole():
 def test_what_goes_stale_is_not_kept_long_and_prices_are_never_matched_by_meaning():
     policy = Policy(load_folder(shipped()))
     for name in sorted(STALE):
-        busy = policy.ruling(Controls(), None, (name, 0.9), load=1.0)
+        busy = policy.ruling(Controls(), None, (name, 0.9), load=Load(1.0))
         assert busy.ttl <= 15 * 60
         assert busy.threshold >= policy.category("default").cache.threshold
     assert policy.category("market-data").cache.mode == "exact"

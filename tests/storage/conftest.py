@@ -85,7 +85,7 @@ def make_record(
         cost=0.002,
         temperature=0.7,
         tags=("a", "ü"),
-        request_id=f"req-{id}",
+        request=id,
         hits=3,
     )
     return Record(entry, seed * 48 if vector else None, seed * 64 if document is None else document)

@@ -27,7 +27,9 @@ _entries = st.builds(
     cost=_finite,
     temperature=st.none() | _finite,
     tags=st.lists(_text, max_size=3).map(tuple),
-    request_id=_text,
+    request=st.integers(0, 2**48 - 1),
+    prompt_tokens=st.integers(0, 2**53),
+    completion_tokens=st.integers(0, 2**53),
     hits=st.integers(0, 2**40),
 )
 

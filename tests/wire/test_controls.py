@@ -108,9 +108,13 @@ def test_a_bad_header_is_named(name: str, value: str) -> None:
     assert caught.value.param == name
 
 
-def test_a_bad_max_age_is_named() -> None:
-    with pytest.raises(BadRequest, match="Cache-Control"):
-        read({"cache-control": "max-age=soon"})
+def test_a_max_age_that_cannot_be_read_means_stale() -> None:
+    assert read({"cache-control": "max-age=soon"}) == Controls(max_age=0.0)
+
+
+def test_a_lifetime_of_nothing_is_not_written() -> None:
+    assert not read({"x-gateway-cache-ttl": "0"}).write
+    assert not read({}, {"ttl": 0}).write
 
 
 @pytest.mark.parametrize(

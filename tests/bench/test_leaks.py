@@ -1,0 +1,17 @@
+"""Clients that hang up at random leave nothing behind."""
+
+import asyncio
+from pathlib import Path
+
+from bench.leaks import measure
+
+
+def test_two_thousand_requests_with_random_disconnects_leave_nothing(model_cache: Path) -> None:
+    found = asyncio.run(measure(2000, model_cache))
+    assert found["left"] > 1000
+    assert found["answered"] > 100
+    excess = found["excess"]
+    assert (found["after"].leases, found["after"].requests) == (0, 0)
+    assert excess.tasks <= 2
+    assert excess.files <= 2
+    assert excess.megabytes < 25
