@@ -14,6 +14,7 @@ FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 # Each layer may import from those before it; rooms share one layer, and within it only themselves.
 LAYERS = [
+    {"patterns"},
     {"errors", "config"},
     {"exchange"},
     {"interfaces"},
@@ -42,7 +43,7 @@ LIBRARIES = {
     "torch": {"embedding"},
     "onnxruntime": {"embedding"},
     "prometheus_client": {"metrics"},
-    "re2": {"policy"},
+    "re2": {"patterns"},
     "yaml": {"policy", "config", "thresholds"},
     "pydantic": {"policy", "config"},
 }
