@@ -6,7 +6,7 @@ must never let the expected loss of quality, over all requests of the pair, exce
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -95,6 +95,7 @@ class Choice:
     loss_bound: float  # its upper credible bound
     limit: float  # what the bound had to stay under
     compare: bool  # both models should answer, and a judge compare
+    share: float  # the probability with which they should
     charged: float  # to the quality ledger
     features: Array = field(repr=False)
 
@@ -181,7 +182,8 @@ class Router:
         charged = max(0.0, loss) if offload else 0.0
         if not explain:
             self._count(charged)
-        unsure = allowed and abs(loss - tolerance) < 2 * self.settings.z * deviation
+        unsure = abs(loss - tolerance) < 2 * self.settings.z * deviation or reason == "explore"
+        share = self.settings.compare if unsure else self.settings.routine
         return Choice(
             offload=offload,
             reason=reason,
@@ -190,26 +192,40 @@ class Router:
             loss=loss,
             loss_bound=bound,
             limit=limit,
-            compare=allowed and not explain and self._compares(unsure or reason == "explore"),
+            compare=allowed and not explain and bool(self._rng.random() < share),
+            share=share,
             charged=charged,
             features=features,
         )
 
     def learn(
-        self, choice: Choice, *, small: float | None = None, large: float | None = None, share: float = 1.0
+        self,
+        choice: Choice,
+        *,
+        small: float | None = None,
+        large: float | None = None,
+        share: float = 1.0,
+        weight: float = 1.0,
     ) -> None:
         """Outcomes in [0, 1] of either answer, or of both where they were compared.
 
         `share`: the probability with which this request was judged at all: what a judged offload lost beyond
-        its prediction stands for 1 / share such requests in the ledger.
+        its prediction stands for 1 / share such requests in the ledger. `weight`: of a sign that is no verdict.
         """
         if small is not None:
-            self.small.learn(choice.features, small)
+            self.small.learn(choice.features, small, weight)
         if large is not None:
-            self.large.learn(choice.features, large)
+            self.large.learn(choice.features, large, weight)
         if choice.offload and small is not None:
             reference = choice.large.quality if large is None else large
-            self.ledger.lost += (reference - small - choice.charged) / max(share, 0.05)
+            self.ledger.lost += weight * (reference - small - choice.charged) / max(share, 0.05)
+
+    def withdraw(self, choice: Choice) -> Choice:
+        """The large model answered after all: nothing is lost, and the ledger gets its charge back."""
+        if not choice.offload:
+            return choice
+        self.ledger.lost -= choice.charged
+        return replace(choice, offload=False, charged=0.0)
 
     def dump(self) -> bytes:
         """What was learned, for the store."""
@@ -249,9 +265,6 @@ class Router:
     def _draw(self, estimate: Estimate) -> float:
         """Thompson: a quality drawn from what is known of it."""
         return estimate.bound(float(self._rng.standard_normal()))
-
-    def _compares(self, unsure: bool) -> bool:
-        return bool(self._rng.random() < (self.settings.compare if unsure else self.settings.routine))
 
     def _count(self, charged: float) -> None:
         keep = self.settings.memory
