@@ -3,7 +3,7 @@
 Colour says where it runs: sync methods are CPU-bound and run on the worker thread; async ones wait for I/O.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -79,6 +79,15 @@ class DocumentStore(Protocol):
         """A small durable value: the tenant secret, the policy book edited by API, the embedder's name."""
 
     async def put_meta(self, key: str, value: bytes) -> None: ...
+
+    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
+        """Keep small records of one kind beside the entries, durably, atomically each; replaces by key."""
+
+    async def unshelve(self, kind: str, keys: Sequence[str]) -> None:
+        """Forget records; unknown keys are ignored."""
+
+    def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """All of one kind, in batches, in no order. One replaced meanwhile may come twice, the newer last."""
 
 
 class Load(Protocol):

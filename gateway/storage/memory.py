@@ -5,13 +5,14 @@ out the caller's own Entry object, so that what was stored cannot change afterwa
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from gateway.errors import StoreError
 from gateway.exchange import Entry, Record
 from gateway.storage import codec
 
 _PAGE = 1_000  # entries a scan yields at once
+_SHELF_PAGE = 250  # shelved records in one batch
 
 
 class MemoryStore:
@@ -21,6 +22,7 @@ class MemoryStore:
         self._clock = clock
         self._rows: dict[int, tuple[float, bytes, bytes]] = {}
         self._meta: dict[str, bytes] = {}
+        self._shelves: dict[str, dict[str, bytes]] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryStore: {len(self._rows)} entries>"
@@ -68,3 +70,22 @@ class MemoryStore:
 
     async def put_meta(self, key: str, value: bytes) -> None:
         self._meta[key] = bytes(value)
+
+    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
+        """All items, or none of them when a key is no UTF-8."""
+        try:
+            "".join(items).encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(f"memory: {error}") from error
+        shelf = self._shelves.setdefault(kind, {})
+        shelf.update({key: bytes(value) for key, value in items.items()})
+
+    async def unshelve(self, kind: str, keys: Sequence[str]) -> None:
+        shelf = self._shelves.get(kind, {})
+        for key in keys:
+            shelf.pop(key, None)
+
+    async def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        items = list(self._shelves.get(kind, {}).items())
+        for start in range(0, len(items), _SHELF_PAGE):
+            yield items[start : start + _SHELF_PAGE]

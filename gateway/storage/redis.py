@@ -2,13 +2,13 @@
 
 Decides the keys. All carry one hash tag, `gw:{namespace}:`, so that a transaction stays on one cluster node:
 `e:<id>` metadata and vector, `d:<id>` document, both with a lifetime; `ids` sorted set of ids by expiry;
-`changes` capped stream of puts and deletes for replicas to follow; `meta` hash. Must never wait longer than
-its timeouts, nor show the URL, which may hold a password. As durable as the server's appendfsync.
+`changes` capped stream of puts and deletes for replicas to follow; `meta` hash; `shelf:<kind>` hashes. Must never
+wait longer than its timeouts, nor show the URL, which may hold a password. As durable as the server's appendfsync.
 """
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import StoreError
@@ -18,6 +18,7 @@ from gateway.storage.bounded import bounded
 
 _log = logging.getLogger(__name__)
 _PAGE = 1_000  # entries read or deleted in one round trip: some 2 MB with 384-float vectors
+_SHELF_PAGE = 250  # shelved records, of a few kilobytes each, in one round trip
 
 
 class RedisStore:
@@ -111,6 +112,28 @@ class RedisStore:
     async def put_meta(self, key: str, value: bytes) -> None:
         await self._call("put_meta", "HSET", self._key("meta"), key, value)
 
+    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
+        """In commands of 250 records, each command all or nothing."""
+        fields = list(items.items())
+        for start in range(0, len(fields), _SHELF_PAGE):
+            flat = [part for field in fields[start : start + _SHELF_PAGE] for part in field]
+            await self._call("shelve", "HSET", self._shelf(kind), *flat)
+
+    async def unshelve(self, kind: str, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), _SHELF_PAGE):
+            await self._call("unshelve", "HDEL", self._shelf(kind), *keys[start : start + _SHELF_PAGE])
+
+    async def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """All of one kind; the server may repeat a record when the hash grows or shrinks meanwhile."""
+        cursor = None
+        while cursor != 0:
+            cursor, found = await self._call(
+                "shelf", "HSCAN", self._shelf(kind), cursor or 0, "COUNT", _SHELF_PAGE
+            )
+            items = [(key.decode("utf-8", "replace"), value) for key, value in found.items()]
+            for start in range(0, len(items), _SHELF_PAGE):  # COUNT is but a hint
+                yield items[start : start + _SHELF_PAGE]
+
     def _client(self) -> Any:
         try:
             from redis.asyncio import BlockingConnectionPool, Redis
@@ -189,6 +212,9 @@ class RedisStore:
 
     def _entry(self, id: int) -> str:
         return self._key("e:") + _name(id)
+
+    def _shelf(self, kind: str) -> str:
+        return self._key("shelf:") + kind
 
     def _document(self, id: int) -> str:
         return self._key("d:") + _name(id)

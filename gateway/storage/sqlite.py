@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,9 @@ _Page = tuple[int, list[tuple[Entry, bytes | None]]]  # last version read, entri
 _log = logging.getLogger(__name__)
 _PAGE = 1_000  # rows a scan reads in one go: some 20 ms
 _DELETES = 250  # ids deleted in one transaction: some 70 ms in which puts wait
+_SHELF_PAGE = 250  # shelved records, a few kilobytes each, in one read or transaction
 _APPLICATION = 0x73676331  # in the file's header: this database is ours
-_SCHEMA_VERSION = 1
-_SCHEMA = (
+_ENTRIES = (
     # Growing versions append to the tree, whatever the ids, and let other processes ask what came since.
     """CREATE TABLE entries (
         version INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -47,6 +47,11 @@ _SCHEMA = (
     "CREATE TABLE documents (version INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
+_SHELF = (
+    # Keys as bytes: SQLite leaves texts with a NUL in them undefined. With rowids, as values are kilobytes.
+    "CREATE TABLE shelf (kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key))",
+)
+_SCHEMA = (_ENTRIES, _SHELF)  # what versions 1 and 2 brought; an older file gets what it lacks
 _FORMAT = (  # of a new file, before its first table
     "page_size = 8192",  # four entries with 384 floats a page, instead of one or two
     "auto_vacuum = INCREMENTAL",
@@ -153,6 +158,26 @@ class SqliteStore:
     async def put_meta(self, key: str, value: bytes) -> None:
         sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
         await self._write("put_meta", lambda db: _commit(db, sql, (key, bytes(value))))
+
+    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
+        """In transactions of 250 records, on disk when this returns."""
+        rows = list(items.items())
+        for start in range(0, len(rows), _SHELF_PAGE):
+            await self._write("shelve", partial(_shelve, kind=kind, items=rows[start : start + _SHELF_PAGE]))
+
+    async def unshelve(self, kind: str, keys: Sequence[str]) -> None:
+        """In transactions of 250 records."""
+        for start in range(0, len(keys), _SHELF_PAGE):
+            await self._write(
+                "unshelve", partial(_unshelve, kind=kind, keys=keys[start : start + _SHELF_PAGE])
+            )
+
+    async def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """All of one kind by key, each once, in short reads of 250."""
+        start = ""
+        while page := await self._read("shelf", partial(_shelf, kind=kind, start=start)):
+            yield page
+            start = page[-1][0] + "\0"  # the very next key there can be
 
     async def _read(self, action: str, work: Callable[[Database], T]) -> T:
         return await self._on(self._reader, action, self._read_timeout, work)
@@ -307,33 +332,34 @@ class _File:
         )
 
     def _prepare(self, db: Database) -> None:
-        ready = self._has_schema(db)  # asked before anything is written
-        for pragma in _SETTINGS if ready else _FORMAT + _SETTINGS:
+        version = self._version(db)  # asked before anything is written
+        for pragma in _SETTINGS if version else _FORMAT + _SETTINGS:
             db.execute(f"PRAGMA {pragma}")
-        if self._max_bytes is not None:
+        if version < len(_SCHEMA):
+            self._upgrade(db)
+        if self._max_bytes is not None:  # last, so that a full file still gets its newest table
             db.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // _pragma(db, 'page_size'))}")
-        if ready:
-            return
-        with _transaction(db):
-            if self._has_schema(db):  # another process was faster
-                return
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
-    def _has_schema(self, db: Database) -> bool:
-        """Whether our tables are in place; StoreError when the file is not ours to touch."""
+    def _upgrade(self, db: Database) -> None:
+        with _transaction(db):
+            for statements in _SCHEMA[self._version(db) :]:  # none when another process was faster
+                for statement in statements:
+                    db.execute(statement)
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
+
+    def _version(self, db: Database) -> int:
+        """How many parts of the schema are in place; StoreError when the file is not ours to touch."""
         # Tables first: another process may create them at this very moment, and marks them in the same commit.
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         owner, version = _pragma(db, "application_id"), _pragma(db, "user_version")
-        if owner == _APPLICATION and version == _SCHEMA_VERSION:
-            return True
+        if owner == _APPLICATION and 0 < version <= len(_SCHEMA):
+            return version
         if owner == _APPLICATION:
-            raise StoreError(f"{self.path} has schema {version}, this gateway knows {_SCHEMA_VERSION}")
+            raise StoreError(f"{self.path} has schema {version}, this gateway knows {len(_SCHEMA)}")
         if tables:
             raise StoreError(f"{self.path} is some other program's database")
-        return False
+        return 0
 
 
 @contextmanager
@@ -394,6 +420,25 @@ def _entry(id: int, metadata: object, vector: object) -> tuple[Entry, bytes | No
     if entry.id != id:
         raise codec.Undecodable("not an entry: stored under another id")
     return entry, vector
+
+
+def _shelve(db: Database, kind: str, items: Sequence[tuple[str, bytes]]) -> None:
+    rows = [(kind, key.encode(), bytes(value)) for key, value in items]
+    with _transaction(db):
+        db.executemany("INSERT OR REPLACE INTO shelf (kind, key, value) VALUES (?, ?, ?)", rows)
+
+
+def _unshelve(db: Database, kind: str, keys: Sequence[str]) -> None:
+    rows = [(kind, key.encode()) for key in keys]
+    with _transaction(db):
+        db.executemany("DELETE FROM shelf WHERE kind = ? AND key = ?", rows)
+    _shrink(db)
+
+
+def _shelf(db: Database, kind: str, start: str) -> list[tuple[str, bytes]]:
+    """The records from key `start` on, a page of them."""
+    sql = "SELECT key, value FROM shelf WHERE kind = ? AND key >= ? ORDER BY key LIMIT ?"
+    return [(key.decode(), value) for key, value in db.execute(sql, (kind, start.encode(), _SHELF_PAGE))]
 
 
 def _value(row: tuple[bytes] | None) -> bytes | None:

@@ -228,6 +228,109 @@ def test_meta_values_are_replaced(make: Callable[[], Any]) -> None:
     run(make, body)
 
 
+async def shelved(store: Any, kind: str) -> dict[str, bytes]:
+    """By key, the last one seen."""
+    return {key: value async for batch in store.shelf(kind) for key, value in batch}
+
+
+def test_what_is_shelved_comes_back_whole(make: Callable[[], Any]) -> None:
+    items = {"a": b"\xff\xfe\0", "large\0small": b"", "": b"no key", "ü✓" * 200: b"x" * 100_000}
+
+    async def body(store: Any) -> None:
+        await store.shelve("example", items)
+        assert await shelved(store, "example") == items
+
+    run(make, body)
+
+
+def test_an_empty_shelf(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.shelve("example", {})
+        await store.unshelve("example", [])
+        await store.unshelve("example", ["a"])
+        assert [batch async for batch in store.shelf("example")] == []
+
+    run(make, body)
+
+
+def test_shelved_again_means_replaced_and_unshelved_means_gone(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.shelve("pair", {"a": b"1", "b": b"2", "c": b"3"})
+        await store.shelve("pair", {"b": b"22"})
+        await store.unshelve("pair", ["a", "nobody"])
+        assert await shelved(store, "pair") == {"b": b"22", "c": b"3"}
+        await store.unshelve("pair", ["b", "c"])
+        assert await shelved(store, "pair") == {}
+
+    run(make, body)
+
+
+def test_kinds_do_not_mix_with_each_other_nor_with_entries_and_meta(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.put([make_record(1)])
+        await store.put_meta("a", b"meta")
+        await store.shelve("example", {"a": b"example"})
+        await store.shelve("pair", {"a": b"pair"})
+        await store.unshelve("other", ["a"])
+        await store.unshelve("example", ["a"])
+        assert await shelved(store, "example") == {}
+        assert await shelved(store, "pair") == {"a": b"pair"}
+        assert await store.get_meta("a") == b"meta"
+        assert set(await scanned(store)) == {1}
+
+    run(make, body)
+
+
+def test_a_shelf_outlives_the_object_and_the_entries(make: Callable[[], Any], clock: Clock) -> None:
+    async def write(store: Any) -> None:
+        await store.shelve("pair", {"a": b"1", "b": b"2"})
+        await store.unshelve("pair", ["b"])
+
+    async def read(store: Any) -> None:
+        assert await shelved(store, "pair") == {"a": b"1"}
+
+    run(make, write)
+    clock.now += 10**9
+    run(make, read)
+
+
+def test_a_large_shelf_comes_in_batches(make: Callable[[], Any]) -> None:
+    items = {f"{n:05d}": b"%d" % n * 20 for n in range(5_000)}
+
+    async def body(store: Any) -> None:
+        await store.shelve("example", items)
+        batches = [batch async for batch in store.shelf("example")]
+        assert max(len(batch) for batch in batches) <= 250
+        assert dict(item for batch in batches for item in batch) == items
+        await store.unshelve("example", list(items)[1:])
+        assert await shelved(store, "example") == {"00000": b"0" * 20}
+
+    run(make, body)
+
+
+def test_changes_during_a_reading_of_the_shelf_hide_nothing_else(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        await store.shelve("example", {f"{n:04d}": b"old" for n in range(1_000)})
+        seen: dict[str, bytes] = {}
+        async for batch in store.shelf("example"):
+            if not seen:
+                await store.unshelve("example", [f"{n:04d}" for n in range(300)])
+                await store.shelve("example", {f"{n:04d}": b"new" for n in range(900, 2_000)})
+            seen.update(batch)
+        assert seen.keys() >= {f"{n:04d}" for n in range(300, 1_000)}
+
+    run(make, body)
+
+
+def test_a_key_that_utf8_cannot_hold_is_refused(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        with pytest.raises(StoreError, match="surrogates"):
+            await store.shelve("example", {"good": b"1", "\ud800": b"2"})
+        assert await shelved(store, "example") == {}
+
+    run(make, body)
+
+
 def test_many_calls_at_once(make: Callable[[], Any]) -> None:
     async def body(store: Any) -> None:
         await store.put([make_record(id) for id in range(100)])

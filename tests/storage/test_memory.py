@@ -17,6 +17,18 @@ def test_it_hands_out_copies() -> None:
     asyncio.run(body())
 
 
+def test_a_shelf_being_read_may_change() -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        await store.shelve("pair", {"a": b"1"})
+        async for batch in store.shelf("pair"):
+            batch.clear()
+            await store.shelve("pair", {"b": b"2"})
+        assert [batch async for batch in store.shelf("pair")] == [[("a", b"1"), ("b", b"2")]]
+
+    asyncio.run(body())
+
+
 def test_repr_says_how_many() -> None:
     async def body() -> None:
         store = MemoryStore()

@@ -16,6 +16,7 @@ from gateway.storage.sqlite import SqliteStore
 from tests.storage.conftest import make_record
 
 _ids = st.integers(0, 12)
+_keys = st.text("a\0\x01é\U0001f600", max_size=2)
 _puts = st.lists(
     st.tuples(
         _ids, st.binary(max_size=40), st.none() | st.binary(min_size=4, max_size=16), st.integers(-5, 50)
@@ -34,6 +35,7 @@ class Stores(RuleBasedStateMachine):
         self.now = 1_000.0
         self.model: dict[int, Record] = {}
         self.meta: dict[str, bytes] = {}
+        self.shelves: dict[str, dict[str, bytes]] = {"x": {}, "y": {}}
         self.memory = MemoryStore(clock=lambda: self.now)
         self.sqlite = self.opened()
 
@@ -88,6 +90,17 @@ class Stores(RuleBasedStateMachine):
     def get_meta(self, key: str) -> None:
         assert self.both(lambda store: store.get_meta(key)) == [self.meta.get(key)] * 2
 
+    @rule(kind=st.sampled_from("xy"), items=st.dictionaries(_keys, st.binary(max_size=8), max_size=4))
+    def shelve(self, kind: str, items: dict[str, bytes]) -> None:
+        self.both(lambda store: store.shelve(kind, items))
+        self.shelves[kind].update(items)
+
+    @rule(kind=st.sampled_from("xy"), keys=st.lists(_keys, max_size=3))
+    def unshelve(self, kind: str, keys: list[str]) -> None:
+        self.both(lambda store: store.unshelve(kind, keys))
+        for key in keys:
+            self.shelves[kind].pop(key, None)
+
     @rule()
     def reopen(self) -> None:
         self.runner.run(self.sqlite.close())
@@ -100,6 +113,15 @@ class Stores(RuleBasedStateMachine):
 
         expected = {id: (record.entry, record.vector) for id, record in self.living().items()}
         assert self.both(scan) == [expected, expected]
+
+    @invariant()
+    def shelves_agree(self) -> None:
+        for kind, expected in self.shelves.items():
+
+            async def shelf(store: Any, kind: str = kind) -> list[tuple[str, bytes]]:
+                return sorted([item async for batch in store.shelf(kind) for item in batch])
+
+            assert self.both(shelf) == [sorted(expected.items())] * 2
 
 
 Stores.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)

@@ -46,14 +46,19 @@ async def ids(store: RedisStore) -> list[int]:
     return [entry.id async for batch in store.scan() for entry, _ in batch]
 
 
+async def shelf(store: RedisStore) -> dict[str, bytes]:
+    return {key: value async for batch in store.shelf("pair") for key, value in batch}
+
+
 def test_keys_share_one_slot_and_carry_lifetimes(redis_server: Server, namespace: str) -> None:
     async def body(store: RedisStore) -> None:
         await store.put([make_record(0xAB, expires=time.time() + 100)])
         await store.put_meta("secret", b"s")
+        await store.shelve("pair", {"a": b"1", "b": b"2"})
         keys = {key.decode() for key in await store._call("look", "KEYS", f"*{namespace}*")}
         assert keys == {
             f"gw:{{{namespace}}}:{name}"
-            for name in ("e:00000000000000ab", "d:00000000000000ab", "ids", "changes", "meta")
+            for name in ("e:00000000000000ab", "d:00000000000000ab", "ids", "changes", "meta", "shelf:pair")
         }
         for kind in "ed":
             left = await store._call("look", "PTTL", f"gw:{{{namespace}}}:{kind}:00000000000000ab")
@@ -65,9 +70,11 @@ def test_keys_share_one_slot_and_carry_lifetimes(redis_server: Server, namespace
 def test_namespaces_are_apart(redis_server: Server, namespace: str) -> None:
     async def body(store: RedisStore) -> None:
         await store.put([make_record(1)])
+        await store.shelve("pair", {"a": b"1"})
         other = RedisStore(redis_server.url, namespace=namespace + "x")
         await other.open()
         assert await other.get(1) is None
+        assert await shelf(other) == {}
         assert await ids(other) == []
         await other.close()
 
@@ -109,9 +116,11 @@ def test_a_value_the_server_evicted_or_somebody_spoiled_is_skipped(
 def test_gone_is_told_quickly_and_back_works_without_restart(own_server: Server) -> None:
     async def body(store: RedisStore) -> None:
         await store.put([make_record(id) for id in range(20)])
+        await store.shelve("pair", {"a": b"1"})
         own_server.kill()
         calls = [lambda: store.get(1), lambda: store.put([make_record(9)]), lambda: store.delete([1])]
-        for call in [*calls, lambda: ids(store), lambda: store.get_meta("a")]:
+        calls += [lambda: store.shelve("pair", {"a": b"2"}), lambda: store.unshelve("pair", ["a"])]
+        for call in [*calls, lambda: ids(store), lambda: store.get_meta("a"), lambda: shelf(store)]:
             started = time.perf_counter()
             with pytest.raises(StoreError):
                 await call()
@@ -119,6 +128,7 @@ def test_gone_is_told_quickly_and_back_works_without_restart(own_server: Server)
         own_server.start()
         assert await store.get(1) == make_record(1).document  # acknowledged, so on the server's disk
         assert len(await ids(store)) == 20
+        assert await shelf(store) == {"a": b"1"}
         await store.put([make_record(50)])
         assert await store.get(50) is not None
 

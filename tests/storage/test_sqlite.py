@@ -42,6 +42,10 @@ async def ids(store: SqliteStore) -> list[int]:
     return [entry.id async for batch in store.scan() for entry, _ in batch]
 
 
+async def shelf(store: SqliteStore) -> dict[str, bytes]:
+    return {key: value async for batch in store.shelf("pair") for key, value in batch}
+
+
 def fill(path: Path, count: int = 2_000) -> None:
     async def body(store: SqliteStore) -> None:
         await store.put([make_record(id) for id in range(count)])
@@ -67,7 +71,7 @@ def test_every_commit_is_synced_to_the_disk(path: Path) -> None:
         got = await store._write(
             "look", lambda db: [db.execute(f"PRAGMA {s}").fetchone()[0] for s in settings]
         )
-        assert got == ["wal", 2, 8192, 2, 1]  # 2: FULL; 2: INCREMENTAL
+        assert got == ["wal", 2, 8192, 2, 2]  # 2: FULL; 2: INCREMENTAL
 
     run(SqliteStore(path), body)
 
@@ -199,6 +203,22 @@ def test_its_log_goes_with_it_and_a_process_that_still_has_it_open_does_no_harm(
     assert endings == {"wal", "shm"}
 
 
+def test_a_malformed_image_found_by_the_shelf_is_set_aside(path: Path) -> None:
+    async def fill_shelf(store: SqliteStore) -> None:
+        await store.shelve("pair", {str(n): b"x" * 1_000 for n in range(1_000)})
+
+    run(SqliteStore(path), fill_shelf)
+    damage(path)
+
+    async def body(store: SqliteStore) -> None:
+        assert await shelf(store) == {}
+        await store.shelve("pair", {"a": b"1"})
+        assert await shelf(store) == {"a": b"1"}
+        assert store.set_aside == 1
+
+    run(SqliteStore(path), body)
+
+
 async def _expect(store: SqliteStore, expected: list[int]) -> None:
     assert await ids(store) == expected
 
@@ -245,10 +265,50 @@ def test_another_programs_database_is_left_alone(path: Path) -> None:
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     fill(path, 1)
-    raw(path, "PRAGMA user_version = 2")
-    with pytest.raises(StoreError, match="schema 2"):
+    raw(path, "PRAGMA user_version = 3")
+    with pytest.raises(StoreError, match="schema 3"):
         run(SqliteStore(path), lambda store: _expect(store, []))
     assert raw(path, "SELECT id FROM entries JOIN documents USING (version)") == [(0,)]
+
+
+def make_old(path: Path) -> None:
+    """A file as version 1 left it, with three entries."""
+    fill(path, 3)
+    for statement in ("DROP TABLE shelf", "PRAGMA user_version = 1", "VACUUM"):
+        raw(path, statement)
+
+
+def test_a_file_of_the_version_before_keeps_its_entries_and_gets_a_shelf(path: Path) -> None:
+    make_old(path)
+
+    async def body(store: SqliteStore) -> None:
+        assert raw(path, "PRAGMA user_version") == [(2,)]
+        assert await ids(store) == [0, 1, 2]
+        assert await store.get(2) == make_record(2).document
+        await store.shelve("pair", {"a": b"1"})
+        assert await shelf(store) == {"a": b"1"}
+        assert store.set_aside == 0
+
+    run(SqliteStore(path), body)
+    run(SqliteStore(path), lambda store: _expect(store, [0, 1, 2]))
+
+
+def test_two_stores_bring_one_old_file_up_to_date(path: Path) -> None:
+    make_old(path)
+
+    async def body() -> None:
+        stores = [SqliteStore(path), SqliteStore(path)]
+        await asyncio.gather(*(store.open() for store in stores))
+        await asyncio.gather(*(store.shelve("pair", {str(n): b"1"}) for n, store in enumerate(stores)))
+        assert await shelf(stores[0]) == await shelf(stores[1]) == {"0": b"1", "1": b"1"}
+        await asyncio.gather(*(store.close() for store in stores))
+
+    asyncio.run(body())
+
+
+def test_an_old_file_at_its_bound_is_brought_up_to_date_all_the_same(path: Path) -> None:
+    make_old(path)
+    run(SqliteStore(path, max_bytes=8192), lambda store: _expect(store, [0, 1, 2]))
 
 
 def test_the_file_is_for_its_user_only(path: Path) -> None:
@@ -269,6 +329,12 @@ def test_a_folder_that_cannot_be_is_a_store_error_and_recovers_when_it_can(tmp_p
             await store.open()
         with pytest.raises(StoreError, match="put"):
             await store.put([make_record(1)])
+        with pytest.raises(StoreError, match="shelve"):
+            await store.shelve("pair", {"a": b"1"})
+        with pytest.raises(StoreError, match="unshelve"):
+            await store.unshelve("pair", ["a"])
+        with pytest.raises(StoreError, match="shelf"):
+            await shelf(store)
         blocker.unlink()
         await store.put([make_record(1)])
         assert await ids(store) == [1]
@@ -288,6 +354,18 @@ def test_a_full_disk_fails_the_put_and_recovers_after_deletes(path: Path) -> Non
         assert await store.get(1_000) == make_record(1_000).document
 
     run(SqliteStore(path, max_bytes=2 << 20), body)
+
+
+def test_a_full_disk_fails_the_shelving_and_keeps_what_is_shelved(path: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        await store.shelve("pair", {"a": b"1"})
+        with pytest.raises(StoreError, match=r"shelve.*full"):
+            await store.shelve("pair", {"a": b"2", "b": b"x" * (2 << 20)})
+        assert await shelf(store) == {"a": b"1"}
+        await store.shelve("pair", {"a": b"3"})
+        assert await shelf(store) == {"a": b"3"}
+
+    run(SqliteStore(path, max_bytes=1 << 20), body)
 
 
 def test_the_file_does_not_grow_forever_and_shrinks_when_mostly_free(path: Path) -> None:
