@@ -20,6 +20,7 @@ from aiohttp import web
 
 from gateway import log as logs
 from gateway.admin.server import AdminServer
+from gateway.asking import Asker
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
@@ -42,6 +43,10 @@ from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
 from gateway.metrics import Metrics, Reading
+from gateway.offload.examples import Examples
+from gateway.offload.pair import Terms as PairTerms
+from gateway.offload.room import Offloading, Tenant
+from gateway.patterns import compile_pattern
 from gateway.pipeline import Pipeline, Settings
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
@@ -68,6 +73,7 @@ _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
+_SAVE_SECONDS = 1.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -133,6 +139,14 @@ class App:
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(_keys(config), await self._secret())
         self._priorities = _priorities(config)
+        self.offloading = self._offloading()
+        self.asker = Asker(
+            self.fleet,
+            self.dispatch,
+            self.metrics,
+            lambda: self.tenants.open,
+            config.cache.shared_stream_bytes,
+        )
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
@@ -142,12 +156,16 @@ class App:
             self.fleet,
             self.dispatch,
             self.metrics,
+            self.offloading,
+            self.asker,
             Settings(
                 max_entry_bytes=config.cache.max_entry_bytes,
                 shared_stream_bytes=config.cache.shared_stream_bytes,
                 zero_usage=config.cache.usage == "zero",
+                gate=config.offload.gate,
                 trust_client_key=lambda: self.tenants.open,
             ),
+            compare=lambda x: None,
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
         self.server = self._data_server()
@@ -155,7 +173,40 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
+        self._spawn(self._save_examples())
         self._watch()
+
+    def _offloading(self) -> Offloading:
+        """The room of in-context caching; without pairs it costs nothing."""
+        config, find = self.config.offload, self.fleet.find
+
+        def entry(name: str) -> str | None:
+            model = find(name)
+            return None if model is None else model.name
+
+        def seconds(name: str) -> float | None:
+            model = find(name)
+            return None if model is None else model.latency.quantile(0.5, time.monotonic())
+
+        room = Offloading(
+            Examples(config.examples_bytes),
+            self.worker,
+            self.store,
+            entry=entry,
+            load=lambda name: self.fleet.model(name).pressure(time.monotonic()),
+            seconds=seconds,
+            busy=lambda name: len(self.fleet.model(name).queue) > 0,
+            role=config.role,
+            compare_share=config.compare_share,
+        )
+        room.configure(_pairs(self.config), _offload_tenants(self.config))
+        return room
+
+    async def _save_examples(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            if self.offloading.ready:
+                await self.offloading.save()
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -189,6 +240,7 @@ class App:
             now = time.monotonic()
             for model in self.fleet.models:
                 self.adaptation.sample(model.name, model.latency.quantile(0.95, now), model.waiting(now), now)
+            self.offloading.sample(now)
 
     def _load_on(self, model: str) -> Load:
         """What the cache policies of a request for this model are under."""
@@ -287,6 +339,7 @@ class App:
             try:
                 await self.cache.warm(vectors_since=await self._vectors_since())
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored
+                await self.offloading.restore()
                 self.index_loaded = True
             except StoreError as error:
                 log.error("the index cannot be loaded yet: %s", error)
@@ -349,6 +402,8 @@ class App:
             task.cancel()
         await self.dispatch.close()
         await self.upstream.close()
+        if self.offloading.ready:
+            await self.offloading.save_all()
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
@@ -364,6 +419,7 @@ class App:
                 self.fleet.replace(_models(config))
                 self.tenants.replace(_keys(config))
                 self._priorities = _priorities(config)
+                self.offloading.configure(_pairs(config), _offload_tenants(config))
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
@@ -466,6 +522,7 @@ class App:
             [((), self.worker.state == "ready")],
         )
         yield from self._routing_readings()
+        yield from self.offloading.readings()
 
     def _routing_readings(self) -> Iterator[Reading]:
         backends, dispatch, now = self.fleet.backends, self.dispatch, time.monotonic()
@@ -511,11 +568,14 @@ class App:
         verdict = given.get("verdict")
         if verdict not in ("good", "bad"):
             raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
+        outcome = _outcome(verdict, given.get("score"))
         receipt = self.receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
         if receipt.how == "semantic":
             self.adaptation.judged(receipt.category, wrong=verdict == "bad")
+        if receipt.decision in ("offload", "forward"):
+            self.offloading.label(tenant, given["request_id"], outcome)
         removed = 0
         if verdict == "bad" and receipt.entry is not None:
             entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
@@ -540,6 +600,15 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
     finally:
         listener.stop()
     return 0
+
+
+def _outcome(verdict: str, score: Any) -> float:
+    """How good an answer was, in [0, 1]: the application's own score, or its verdict."""
+    if score is None:
+        return 1.0 if verdict == "good" else 0.0
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise BadRequest("The score is a number from 0 to 1.", param="score")
+    return float(score)
 
 
 def _store(config: StoreConfig) -> DocumentStore:
@@ -572,6 +641,33 @@ def _embedder(config: EmbedderConfig) -> Embedder:
 
 def _priorities(config: Config) -> dict[str, Priority]:
     return {tenant.name: tenant.priority for tenant in config.tenants}
+
+
+def _pairs(config: Config) -> list[PairTerms]:
+    """Which model may be answered for by which; none where offloading is off."""
+    models = {model.name: model for model in config.models}
+
+    def prices(model: ModelConfig) -> tuple[float, float]:
+        return model.price.input / 1e6, model.price.output / 1e6
+
+    return [
+        PairTerms(
+            large.name,
+            large.offload_to,
+            models[large.offload_to].context,
+            prices(large),
+            prices(models[large.offload_to]),
+        )
+        for large in config.models
+        if large.offload_to is not None and config.offload.enabled
+    ]
+
+
+def _offload_tenants(config: Config) -> dict[str, Tenant]:
+    return {
+        f"t:{t.name}": Tenant(t.offload, t.share_examples, tuple(compile_pattern(p) for p in t.personal))
+        for t in config.tenants
+    }
 
 
 def _keys(config: Config) -> list[tuple[str, str]]:

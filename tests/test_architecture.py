@@ -20,6 +20,7 @@ LAYERS = [
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration"},
+    {"asking"},
     {"headers", "record", "pipeline", "calibrate"},
     {"server", "admin"},
     {"app"},

@@ -79,6 +79,7 @@ class Offloading:
         entry: a requested model's name → its entry's in the configuration, or None.
         load: a model's load factor.
         seconds: what a model's answers usually take, if known.
+        busy: whether requests wait for a model already.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Offloading:
         entry: Callable[[str], str | None],
         load: Callable[[str], float],
         seconds: Callable[[str], float | None],
+        busy: Callable[[str], bool],
         role: prompt.Role = "system",
         compare_share: float = 0.01,
         clock: Callable[[], float] = time.time,
@@ -104,6 +106,7 @@ class Offloading:
         self._entry = entry
         self._load = load
         self._seconds = seconds
+        self._busy = busy
         self._role = role
         self._settings = settings(compare_share)
         self._clock = clock
@@ -150,6 +153,9 @@ class Offloading:
         tokens = 1 + int(len(request.raw) / _TOKEN_BYTES)
         left = pair.terms.context - tokens - _bound(request)
         if left < 0:
+            return None
+        if self._busy(pair.terms.small):
+            pair.decisions[ruling.category, "small-busy"] += 1
             return None
         asked = Asked.of(request.question or "", tokens, ruling.category)
         candidates = self._visible(x.tenant, request.model, found, ruling.share)
@@ -594,7 +600,7 @@ def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _key(pair: Pair) -> str:
-    return f"{pair.terms.large}\0{pair.terms.small}"
+    return orjson.dumps([pair.terms.large, pair.terms.small]).decode()
 
 
 def _hex(id: int) -> str:
