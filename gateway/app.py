@@ -34,6 +34,7 @@ from gateway.config import (
     ConfigFault,
     EmbedderConfig,
     ModelConfig,
+    OffloadConfig,
     Priority,
     StoreConfig,
 )
@@ -42,18 +43,21 @@ from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
+from gateway.judge import Judge
 from gateway.metrics import Metrics, Reading
 from gateway.offload.examples import Examples
 from gateway.offload.pair import Terms as PairTerms
 from gateway.offload.room import Offloading, Tenant
 from gateway.patterns import compile_pattern
-from gateway.pipeline import Pipeline, Settings
+from gateway.pipeline import Pipeline, Settings, keeps
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
 from gateway.policy.load import Adaptation, LoadTerms
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
+from gateway.rehearsal import Rehearsal
+from gateway.rehearsal import Terms as RehearsalTerms
 from gateway.routing.admission import Queue
 from gateway.routing.dispatch import Dispatch, Terms
 from gateway.routing.fleet import Backend, Fleet, Model
@@ -147,6 +151,13 @@ class App:
             lambda: self.tenants.open,
             config.cache.shared_stream_bytes,
         )
+        self.rehearsal = Rehearsal(
+            self.offloading,
+            self.asker,
+            Judge(self.asker, self.worker, config.offload.judge),
+            _rehearsal(config.offload),
+            keeps,
+        )
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
@@ -165,7 +176,7 @@ class App:
                 gate=config.offload.gate,
                 trust_client_key=lambda: self.tenants.open,
             ),
-            compare=lambda x: None,
+            compare=self.rehearsal.compare,
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
         self.server = self._data_server()
@@ -174,6 +185,7 @@ class App:
         self._spawn(self._warm())
         self._spawn(self._sweep())
         self._spawn(self._save_examples())
+        self._spawn(self.rehearsal.run())
         self._watch()
 
     def _offloading(self) -> Offloading:
@@ -287,6 +299,7 @@ class App:
             cache=self.cache,
             fleet=self.fleet,
             receipts=self.receipts,
+            offloading=self.offloading,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -400,6 +413,7 @@ class App:
         await self.pipeline.drain(2.0)
         for task in list(self._background):
             task.cancel()
+        await self.rehearsal.close()
         await self.dispatch.close()
         await self.upstream.close()
         if self.offloading.ready:
@@ -523,6 +537,7 @@ class App:
         )
         yield from self._routing_readings()
         yield from self.offloading.readings()
+        yield from self.rehearsal.readings()
 
     def _routing_readings(self) -> Iterator[Reading]:
         backends, dispatch, now = self.fleet.backends, self.dispatch, time.monotonic()
@@ -661,6 +676,11 @@ def _pairs(config: Config) -> list[PairTerms]:
         for large in config.models
         if large.offload_to is not None and config.offload.enabled
     ]
+
+
+def _rehearsal(config: OffloadConfig) -> RehearsalTerms:
+    replay = config.replay
+    return RehearsalTerms(config.compare_in_flight, replay.enabled, replay.seconds, replay.of, replay.cutoff)
 
 
 def _offload_tenants(config: Config) -> dict[str, Tenant]:

@@ -594,10 +594,8 @@ class Pipeline:
 
     def _plan_entry(self, x: Exchange) -> None:
         """Name the entry this answer will be stored under, if policy and caller allow it to be stored."""
-        request, ruling, policy = _request(x), x.ruling, x.policy
-        if ruling is None or not x.exact or not request.controls.write:
-            return
-        if not policy.may_store(ruling, _temperature(request)):
+        request, ruling = _request(x), x.ruling
+        if ruling is None or not keeps(x):
             return
         now = self._clock()
         x.entry = Entry(
@@ -686,6 +684,15 @@ async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:
             yield kept
     if rest := usage.finish():
         yield rest
+
+
+def keeps(x: Exchange) -> bool:
+    """Whether policy and caller let the answer to this request be stored."""
+    request, ruling = _request(x), x.ruling
+    if ruling is None or not x.exact or not request.controls.write:
+        return False
+    allowed: bool = x.policy.may_store(ruling, _temperature(request))
+    return allowed
 
 
 def _request(x: Exchange) -> Request:

@@ -21,6 +21,8 @@ LAYERS = [
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration"},
     {"asking"},
+    {"judge"},
+    {"rehearsal"},
     {"headers", "record", "pipeline", "calibrate"},
     {"server", "admin"},
     {"app"},

@@ -433,3 +433,210 @@ def test_a_restart_keeps_examples_and_what_was_learned(
     assert router.ledger == learned.ledger
     assert word(ask(second)) == "offload"
     assert "best known" in json.dumps(small.seen[-1].json["messages"][0])
+
+
+# ── what teaches ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def feedback(gateway: Running, request_id: str, **given: Any) -> Any:
+    return gateway.post("/v1/feedback", {"request_id": request_id, **given})
+
+
+def test_feedback_is_a_label_for_router_and_examples(pair: Running) -> None:
+    warmed(pair)
+    room = pair.app.offloading
+    learned = room.pairs["large"]
+    assert word(ask(pair, X_Request_Id="one")) == "offload"
+    assert feedback(pair, "one", verdict="bad").status_code == 200
+    used = [e for e in room.examples if e.uses]
+    assert used
+    assert not any(e.successes for e in used)
+    assert learned.router.small.seen == 1
+    assert learned.router.ledger.lost > 0
+    feedback(pair, "one", verdict="good")
+    assert learned.router.small.seen == 1, "one source, one word"
+    assert word(ask(pair, about("Bern"), X_Request_Id="two")) == "offload"
+    feedback(pair, "two", verdict="good", score=0.75)
+    assert learned.tally("default").judged == 2
+    assert learned.tally("default").good == 0.75
+    wrong = feedback(pair, "two", verdict="good", score=2)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "score")
+
+
+def test_a_bad_answer_of_the_large_model_is_no_example(pair: Running) -> None:
+    room = pair.app.offloading
+    ask(pair, about("Paris"), X_Request_Id="one")
+    pair.settle()
+    assert len(room.examples) == 1
+    feedback(pair, "one", verdict="bad")
+    assert len(room.examples) == 0
+    assert room.pairs["large"].router.large.seen == 1
+
+
+def test_feedback_of_another_tenant_is_no_label(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    gateway = warmed(start(tree(backend, small), book=BOLD))
+    ask(gateway, X_Request_Id="one")
+    given = {"request_id": "one", "verdict": "bad"}
+    told = gateway.post("/v1/feedback", given, Authorization="Bearer somebody-else")
+    assert told.status_code == 404
+    assert gateway.app.offloading.pairs["large"].router.small.seen == 0
+
+
+def test_asking_anew_speaks_weakly_against_the_small_models_answer(pair: Running) -> None:
+    warmed(pair)
+    learned = pair.app.offloading.pairs["large"].router.small
+    assert word(ask(pair)) == "offload"
+    ask(pair, x_gateway_cache="refresh")
+    assert learned.seen == pytest.approx(0.2)
+    ask(pair, about("Bern"), x_gateway_cache="refresh")
+    assert learned.seen == pytest.approx(0.2), "nothing was asked before"
+
+
+def test_explain_shows_both_arms_and_calls_nobody(
+    pair: Running, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    warmed(pair)
+    room = pair.app.offloading
+    calls = backend.calls, len(small.seen)
+    seen = room.pairs["large"].router.ledger.seen
+    body = {"model": "large", "messages": [{"role": "user", "content": about("Oslo")}]}
+    owner = next(iter(room.examples)).tenant
+    headers = {"x-gateway-tenant": owner}
+    told = pair.http.post(f"{pair.admin}/explain", json=body, headers=headers).json()
+    assert told["decision"] == "offload"
+    plan = told["offload"]
+    assert (plan["small"], plan["offload"], plan["reason"]) == ("small", True, "offload")
+    for arm in ("small", "large"):
+        assert plan["arms"][arm]["low"] <= plan["arms"][arm]["quality"] <= plan["arms"][arm]["high"]
+    assert plan["arms"]["large"]["cost"] == 1.0
+    assert 0 < plan["arms"]["small"]["cost"] < 1
+    assert {e["id"] for e in plan["examples"]} == {f"{e.id:016x}" for e in room.examples}
+    assert any(e["chosen"] for e in plan["examples"])
+    assert "answer" not in json.dumps(plan["examples"])
+    assert plan["limit"] > plan["loss_bound"]
+    assert (backend.calls, len(small.seen)) == calls
+    assert room.pairs["large"].router.ledger.seen == seen
+    other = pair.http.post(f"{pair.admin}/explain", json=body, headers={"x-gateway-tenant": "t:b"}).json()
+    assert other["offload"]["examples"] == []
+    plain = pair.http.post(f"{pair.admin}/explain", json={**body, "model": "small"}).json()
+    assert plain["offload"] is None
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_both_models_answer_where_that_was_drawn_and_a_judge_compares(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    gateway = start(tree(backend, small, offload={"compare_share": 1.0}), book=BOLD)
+    backend.reply = small.reply = lambda seen: "Blue"
+    rehearsal, room = gateway.app.rehearsal, gateway.app.offloading
+    ledger(gateway, seen=0.0, lost=1e9)
+    ask(gateway, about("Paris"))
+    eventually(lambda: rehearsal.comparisons["better"] == 1)
+    assert (backend.calls, len(small.seen)) == (1, 1)
+    assert small.seen[0].headers["X-Request-Id"].endswith("-compare")
+    assert room.pairs["large"].router.small.seen == 1
+    opened(gateway)
+    small.reply = lambda seen: "Green"
+    assert word(ask(gateway)) == "offload"
+    eventually(lambda: rehearsal.comparisons["worse"] == 1)
+    assert backend.calls == 2
+    assert room.pairs["large"].router.ledger.lost > 0
+    assert any(e.question == about("Oslo") for e in room.examples), "the large one's answer is an example"
+    metrics = gateway.http.get(f"{gateway.admin}/metrics").text
+    assert 'gateway_comparisons_total{outcome="worse"} 1.0' in metrics
+
+
+def test_under_load_nothing_is_compared(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    gateway = start(tree(backend, small, offload={"compare_share": 1.0}), book=BOLD)
+    gateway.app.offloading.sample = lambda now: None
+    gateway.app.offloading.pairs["large"].load = 0.8
+    ask(gateway, about("Paris"))
+    gateway.settle()
+    assert gateway.app.rehearsal.comparisons == {"busy": 1}
+    assert not small.seen
+
+
+def test_examples_are_answered_anew_and_the_best_answer_stays(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    gateway = warmed(start(tree(backend, small), book=BOLD), count=1)
+    room = gateway.app.offloading
+    example = next(iter(room.examples))
+    example.uses, example.quality, example.cost = 3, 0.2, 0.01
+    backend.reply = lambda seen: "Light"
+    gateway.run(gateway.app.rehearsal.replay())
+    assert (example.answer, example.replays) == ("Light", 1)
+    assert example.quality > 0.2
+    assert gateway.app.rehearsal.replays == {"better": 1}
+    assert backend.seen[-1].json["messages"] == [{"role": "user", "content": about("Paris")}]
+
+
+# ── what operators see ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_examples_are_listed_exported_and_removed(pair: Running, small: ScriptedBackend) -> None:
+    warmed(pair)
+    admin = pair.admin
+
+    def get(path: str) -> Any:
+        return pair.http.get(f"{admin}{path}")
+
+    listed = get("/examples?limit=2").json()
+    assert (listed["count"], len(listed["examples"])) == (4, 2)
+    assert listed["examples"][0]["question"] == about("Vienna"), "the newest first"
+    assert get("/examples?category=code").json()["count"] == 0
+    assert get(f"/examples?tenant={listed['examples'][0]['tenant']}&model=large").json()["count"] == 4
+    assert get("/examples?limit=x").status_code == 400
+    lines = get("/examples/export").text.splitlines()
+    assert {json.loads(line)["question"] for line in lines} == {about(c) for c in CITIES[:4]}
+    for line in lines:
+        assert pair.http.delete(f"{admin}/examples/{json.loads(line)['id']}").status_code == 200
+    assert pair.http.delete(f"{admin}/examples/{json.loads(lines[0])['id']}").status_code == 404
+    pair.settle()
+    answer = ask(pair)
+    assert word(answer) == "offload"
+    assert answer.headers["x-gateway-examples"] == "0"
+    assert len(small.seen[-1].json["messages"]) == 1
+
+
+def test_a_removed_example_does_not_come_back(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    settings = tree(backend, small, store={"kind": "sqlite", "path": "g.db"})
+    first = warmed(start(settings, book=BOLD))
+    eventually(lambda: not first.app.offloading._unsaved)
+    gone = next(iter(first.app.offloading.examples))
+    first.http.delete(f"{first.admin}/examples/{gone.id:016x}")
+    first.run(first.app.stop())
+    second = start(settings, book=BOLD)
+    assert gone.id not in {e.id for e in second.app.offloading.examples}
+    assert len(second.app.offloading.examples) == 3
+
+
+def test_what_offloading_does_is_told(pair: Running) -> None:
+    warmed(pair)
+    ask(pair, X_Request_Id="one")
+    feedback(pair, "one", verdict="good")
+    told = pair.http.get(f"{pair.admin}/offload").json()
+    state = told["pairs"][0]
+    assert (state["large"], state["small"]) == ("large", "small")
+    assert (state["requests"], state["offloaded"], state["share"]) == (5, 1, 0.2)
+    assert state["quality"]["low"] < state["quality"]["mean"] < state["quality"]["high"] <= 1
+    assert state["dollars_saved"] > 0
+    assert state["categories"][0]["name"] == "default"
+    assert told["examples"]["count"] == 4
+    metrics = pair.http.get(f"{pair.admin}/metrics").text
+    decided = 'gateway_offload_decisions_total{category="default",reason="offload",small="small"} 1.0'
+    assert decided in metrics
+    assert "gateway_examples 4.0" in metrics
+    assert 'gateway_requests_total{category="default",decision="offload"' in metrics

@@ -137,7 +137,7 @@ class Offloading:
         """The index's partitions in which examples for this request may lie; none: it is not for a small model."""
         request, tenant = x.request, self._tenant(x.tenant)
         assert request is not None
-        if not self.ready or not tenant.offload or not _fit(request) or self._pair(request.model) is None:
+        if not self.ready or not tenant.offload or not _fit(request) or self.pair_of(request.model) is None:
             return ()
         own = _partition(x.tenant, request.model)
         return (own, _partition(None, request.model)) if tenant.share else (own,)
@@ -146,7 +146,7 @@ class Offloading:
         """What to do with a request whose `seen` and `ruling` are known; None where there is nothing to decide."""
         request, ruling = x.request, x.ruling
         assert request is not None
-        pair = self._pair(request.model)
+        pair = self.pair_of(request.model)
         if pair is None or ruling is None or not ruling.offload or x.seen is None:
             return None
         vector, found = x.seen
@@ -155,7 +155,8 @@ class Offloading:
         if left < 0:
             return None
         if self._busy(pair.terms.small):
-            pair.decisions[ruling.category, "small-busy"] += 1
+            if not x.explained:
+                pair.decisions[ruling.category, "small-busy"] += 1
             return None
         asked = Asked.of(request.question or "", tokens, ruling.category)
         candidates = self._visible(x.tenant, request.model, found, ruling.share)
@@ -336,7 +337,8 @@ class Offloading:
     def _tenant(self, tenant: str) -> Tenant:
         return self._tenants.get(tenant, _ANYBODY)
 
-    def _pair(self, model: str) -> Pair | None:
+    def pair_of(self, model: str) -> Pair | None:
+        """The pair whose large model this is."""
         entry = self._entry(model)
         return None if entry is None else self.pairs.get(entry)
 
