@@ -78,6 +78,7 @@ _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
 _SAVE_SECONDS = 1.0
+_REFRESH_SECONDS = 60.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -123,6 +124,7 @@ class App:
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
+        self.offloading = self._offloading()
         await self.policy.restore()
         self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = Upstream(
@@ -143,7 +145,6 @@ class App:
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(_keys(config), await self._secret())
         self._priorities = _priorities(config)
-        self.offloading = self._offloading()
         self.asker = Asker(
             self.fleet,
             self.dispatch,
@@ -185,19 +186,21 @@ class App:
         self._spawn(self._warm())
         self._spawn(self._sweep())
         self._spawn(self._save_examples())
+        if config.store.kind == "redis":
+            self._spawn(self._share_examples())
         self._spawn(self.rehearsal.run())
         self._watch()
 
     def _offloading(self) -> Offloading:
         """The room of in-context caching; without pairs it costs nothing."""
-        config, find = self.config.offload, self.fleet.find
+        config = self.config.offload
 
         def entry(name: str) -> str | None:
-            model = find(name)
+            model = self.fleet.find(name)
             return None if model is None else model.name
 
         def seconds(name: str) -> float | None:
-            model = find(name)
+            model = self.fleet.find(name)
             return None if model is None else model.latency.quantile(0.5, time.monotonic())
 
         room = Offloading(
@@ -219,6 +222,16 @@ class App:
             await asyncio.sleep(_SAVE_SECONDS)
             if self.offloading.ready:
                 await self.offloading.save()
+
+    async def _share_examples(self) -> None:
+        """Replicas with one store see each other's examples."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                if self.offloading.ready and self.offloading.pairs:
+                    await self.offloading.refresh()
+            except StoreError as error:
+                log.warning("other replicas' examples are not read: %s", error)
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -351,8 +364,8 @@ class App:
         while not self.index_loaded:
             try:
                 await self.cache.warm(vectors_since=await self._vectors_since())
-                self._policy_changed(self.policy.current)  # the book may have changed since they were stored
                 await self.offloading.restore()
+                self._policy_changed(self.policy.current)  # the book may have changed since they were stored
                 self.index_loaded = True
             except StoreError as error:
                 log.error("the index cannot be loaded yet: %s", error)
@@ -444,6 +457,7 @@ class App:
         self.cache.forget(
             self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
         )
+        self.offloading.purge(lambda example: policy.category(example.category).cache.mode == "none")
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 

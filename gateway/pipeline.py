@@ -356,16 +356,17 @@ class Pipeline:
             asked = self._offloading.compose(x.plan, request, stream=request.stream and not gated)
             if asked is None:
                 raise GatewayError("The request has no place for examples.")
-            if asked.stream:
-                reply: Reply | None = await self._live(x, aside(x, asked), decision)
-            else:
-                reply = await self._whole(x, await self._asker.ask(aside(x, asked), decision.model), decision)
+            async with asyncio.timeout(self._offloading.patience(x.plan)):
+                if asked.stream:
+                    return await self._live(x, aside(x, asked), decision)
+                found = await self._asker.ask(aside(x, asked), decision.model)
+            return await self._whole(x, found, decision)
         except Exception as error:
-            if not isinstance(error, GatewayError):
+            if not isinstance(error, GatewayError | TimeoutError):
                 log.exception("offloading failed, the large model answers")
             self._offloading.failed(x.plan)
+            x.decision = Forward(decision.instead)
             return None
-        return reply
 
     async def _whole(self, x: Exchange, asked: Asked, decision: Offload) -> Reply | None:
         """An answer that is all there: past the gate, and in the form the caller wants."""
@@ -380,7 +381,10 @@ class Pipeline:
         headers.popall("Content-Encoding", None)
         body = found.body
         if request.stream:
-            body = replay.stream(request.endpoint, body, request.wants_usage)
+            if len(body) <= _OFF_LOOP:
+                body = replay.stream(request.endpoint, body, request.wants_usage)
+            else:
+                body = await asyncio.to_thread(replay.stream, request.endpoint, body, request.wants_usage)
         headers["Content-Type"] = "text/event-stream; charset=utf-8" if request.stream else "application/json"
         x.decision, x.backend, x.attempts = decision, asked.backend, asked.attempts
         x.marks["upstream"] = time.perf_counter() - x.started
@@ -572,6 +576,7 @@ class Pipeline:
             x.backend, x.attempts = call.backend, call.attempts
             if call.fallback:  # neither kept nor shared as the answer of the model that was asked for
                 x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
+                self._offloading.dismiss(x)
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
             if follower:

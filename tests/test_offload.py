@@ -378,16 +378,29 @@ def test_a_tenant_may_keep_out_of_it_and_keep_the_personal_to_itself(
     assert len(room.examples) == 0
 
 
-def test_a_follow_up_question_becomes_no_example(pair: Running) -> None:
+def test_which_answers_become_examples(pair: Running) -> None:
     room = pair.app.offloading
+    ledger(pair, seen=0.0, lost=1e9)
     messages = [
         {"role": "user", "content": "What is the capital of France?"},
         {"role": "assistant", "content": "Paris."},
         {"role": "user", "content": "And of Italy?"},
     ]
     pair.post("/v1/chat/completions", {"model": "large", "messages": messages})
+    body = {"model": "large", "messages": messages[:1]}
+    pair.post("/v1/chat/completions", {**body, "cache": {"namespace": "user-1"}})
+    pair.post("/v1/chat/completions", {**body, "cache": {"no-store": True}}, x_gateway_offload="on")
     pair.settle()
     assert len(room.examples) == 0
+    with pair.http.stream(
+        "POST",
+        "/v1/chat/completions",
+        json={**body, "stream": True},
+        headers={"Authorization": "Bearer test"},
+    ) as got:
+        got.read()
+    pair.settle()
+    assert [e.answer for e in room.examples] == ["answer 4"], "a stream teaches like any answer"
 
 
 def test_an_injection_stored_as_an_answer_stays_an_example(
@@ -640,3 +653,92 @@ def test_what_offloading_does_is_told(pair: Running) -> None:
     assert decided in metrics
     assert "gateway_examples 4.0" in metrics
     assert 'gateway_requests_total{category="default",decision="offload"' in metrics
+
+
+def test_a_purge_reaches_examples_too(pair: Running) -> None:
+    warmed(pair, count=2)
+    ask(pair, about("Bern"), X_Request_Id="one", x_gateway_offload="on", x_gateway_cache="refresh")
+    room = pair.app.offloading
+    ledger(pair, seen=0.0, lost=1e9)
+    ask(pair, about("Kyiv"), X_Request_Id="two")
+    pair.settle()
+
+    def purge(**wanted: Any) -> int:
+        return int(pair.http.post(f"{pair.admin}/cache/purge", json=wanted).json()["examples"])
+
+    assert purge(request_id="two", dry_run=True) == 1
+    assert purge(tag="none") == 0
+    assert purge(request_id="two") == 1
+    assert about("Kyiv") not in {e.question for e in room.examples}
+    assert purge(model="other") == 0
+    assert purge(model="large") == 2
+    assert len(room.examples) == 0
+
+
+def test_a_category_that_may_not_be_kept_any_more_loses_its_examples(pair: Running) -> None:
+    warmed(pair)
+    category = pair.http.get(f"{pair.admin}/policies/default").json()
+    category["cache"]["mode"] = "none"
+    assert pair.http.put(f"{pair.admin}/policies/default", json=category).status_code == 200
+    assert len(pair.app.offloading.examples) == 0
+    ask(pair, about("Bern"), x_gateway_offload="on")
+    pair.settle()
+    assert len(pair.app.offloading.examples) == 0
+
+
+def test_a_small_model_that_hangs_is_not_waited_for(
+    pair: Running, small: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed(pair)
+    monkeypatch.setattr(pair.app.offloading, "patience", lambda plan: 0.2)
+    small.delay = 5.0
+    began = time.monotonic()
+    assert word(ask(pair)) == "forward"
+    assert time.monotonic() - began < 2.0
+    eventually(lambda: small.cancelled == 1)
+
+
+def test_replicas_share_examples(start: Start, backend: ScriptedBackend, small: ScriptedBackend) -> None:
+    first, second = (start(tree(backend, small), book=BOLD) for _ in range(2))
+    other = second.app.offloading
+    other._shelf = first.app.offloading._shelf
+    warmed(first)
+    first.run(first.app.offloading.save())
+    second.run(other.refresh())
+    assert {e.id for e in other.examples} == {e.id for e in first.app.offloading.examples}
+    second.settle()
+    opened(second)
+    assert word(ask(second)) == "offload"
+    assert "best known" in small.seen[-1].json["messages"][0]["content"]
+    gone = next(iter(other.examples)).id
+    other.remove(gone)
+    second.run(other.save())
+    first.run(first.app.offloading.refresh())
+    assert gone not in {e.id for e in first.app.offloading.examples}
+    assert len(first.app.offloading.examples) == 3
+
+
+def test_a_fallbacks_answer_is_no_example_and_its_verdict_no_label(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    settings = tree(backend, small)
+    settings["models"][0]["fallback"] = ["small"]
+    gateway = start(settings, book=BOLD)
+    backend.stop()
+    answer = ask(gateway, about("Paris"), X_Request_Id="one")
+    backend.start()
+    assert (word(answer), answer.headers["x-gateway-reason"]) == ("forward", "fallback")
+    gateway.settle()
+    assert feedback(gateway, "one", verdict="good").status_code == 200
+    assert len(gateway.app.offloading.examples) == 0
+    assert gateway.app.offloading.pairs["large"].router.large.seen == 0
+
+
+def test_it_can_be_switched_off_altogether(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend
+) -> None:
+    gateway = start(tree(backend, small, offload={"enabled": False}), book=BOLD)
+    assert word(ask(gateway)) == "forward"
+    gateway.settle()
+    assert len(gateway.app.offloading.examples) == 0
+    assert gateway.http.get(f"{gateway.admin}/offload").json()["pairs"] == []

@@ -186,8 +186,12 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Purged": {
         "type": "object",
-        "required": ["purged", "dry_run"],
-        "properties": {"purged": {"type": "integer", "minimum": 0}, "dry_run": {"type": "boolean"}},
+        "required": ["purged", "examples", "dry_run"],
+        "properties": {
+            "purged": {"type": "integer", "minimum": 0},
+            "examples": {"type": "integer", "minimum": 0},
+            "dry_run": {"type": "boolean"},
+        },
     },
 }
 

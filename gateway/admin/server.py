@@ -313,8 +313,25 @@ class AdminServer:
         if not criteria and not wanted.get("all"):
             raise BadRequest("Say what to purge, or `all: true`.")
         matcher = self._matcher(wanted)
-        entries = self._cache.matching(matcher) if wanted.get("dry_run") else self._cache.purge(matcher)
-        return _answer({"purged": len(entries), "dry_run": bool(wanted.get("dry_run"))})
+        examples = self._example_matcher(wanted)
+        if wanted.get("dry_run"):
+            entries, shown = self._cache.matching(matcher), len(self._offloading.matching(examples))
+        else:
+            entries, shown = self._cache.purge(matcher), self._offloading.purge(examples)
+        return _answer({"purged": len(entries), "examples": shown, "dry_run": bool(wanted.get("dry_run"))})
+
+    def _example_matcher(self, wanted: dict[str, Any]) -> Callable[[Example], bool]:
+        """The same criteria for examples, which have neither tags nor entries."""
+        if "tag" in wanted or "entry" in wanted:
+            return lambda example: False
+        tenant = _tenant(wanted["tenant"]) if "tenant" in wanted else None
+        made = self._offloading.made_of(wanted["request_id"]) if "request_id" in wanted else None
+        return lambda e: (
+            tenant in (None, e.tenant)
+            and wanted.get("category") in (None, e.category)
+            and wanted.get("model") in (None, e.model)
+            and (made is None or e.id in made)
+        )
 
     def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:
         tests: list[Callable[[Entry], bool]] = []

@@ -33,6 +33,7 @@ _OUTPUT = 512  # tokens left for an answer whose length the caller did not bound
 _TOKEN_BYTES = 3.5
 _BOUNDS = ("max_completion_tokens", "max_tokens")
 _BATCH = 256  # examples saved at once
+_PATIENCE, _SLOWER = (10.0, 60.0), 4.0  # seconds a small model is waited for: times what the large one takes
 
 Reading = tuple[str, str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]
 
@@ -118,6 +119,8 @@ class Offloading:
         self._unsaved: set[int] = set()
         self._gone: set[int] = set()
         self._states: dict[str, bytes] = {}  # of pairs, as they were stored
+        self._saved: set[int] = set()  # what the store is known to hold
+        self._unwelcome: list[Callable[[Example], bool]] = []  # purged before they were loaded
 
     def configure(self, terms: Sequence[Terms], tenants: Mapping[str, Tenant]) -> None:
         """Adopt a configuration: pairs that stay keep what they learned."""
@@ -172,6 +175,17 @@ class Offloading:
             request.endpoint, request.fields, plan.pair.terms.small, plan.selection.examples, self._role
         )
         return None if fields is None else remade(request, fields, stream=stream)
+
+    def dismiss(self, x: Exchange) -> None:
+        """Another model than the pair's answered: nothing is to be learned of it."""
+        x.plan = None
+        self._plans.pop((x.tenant, x.request_id), None)
+
+    def patience(self, plan: Plan) -> float:
+        """Seconds the small model may take: who waits longer had better ask the large one."""
+        least, most = _PATIENCE
+        usual = self._seconds(plan.pair.terms.large)
+        return most if usual is None else min(most, max(least, _SLOWER * usual))
 
     def refused(self, plan: Plan) -> None:
         """The gate did not let the small model's answer pass."""
@@ -255,6 +269,24 @@ class Offloading:
             self._forget(example)
         return example is not None
 
+    def matching(self, wanted: Callable[[Example], bool]) -> list[Example]:
+        """The examples that a predicate picks."""
+        return [example for example in self.examples if wanted(example)]
+
+    def purge(self, wanted: Callable[[Example], bool]) -> int:
+        """Forget what a predicate picks; those that a start has not loaded yet will not appear. Returns how many."""
+        gone = self.matching(wanted)
+        for example in gone:
+            self.remove(example.id)
+        if not self.ready:
+            self._unwelcome.append(wanted)
+        return len(gone)
+
+    def made_of(self, request_id: str) -> set[int]:
+        """The examples made of the answers to requests of this id."""
+        plans = [plan for (_, name), (plan, _) in self._plans.items() if name == request_id]
+        return {plan.example for plan in plans if plan.example is not None}
+
     def _offer(self, x: Exchange, plan: Plan, text: str, keep: bool, cost: float) -> None:
         vector, found = x.seen
         assert x.request is not None
@@ -298,6 +330,7 @@ class Offloading:
             self._index.remove(example.id, _partition(None, example.model))
         self._unsaved.discard(example.id)
         self._vectors.pop(example.id, None)
+        self._saved.discard(example.id)
         self._gone.add(example.id)
 
     def _visible(
@@ -383,6 +416,7 @@ class Offloading:
         await self._shelf.shelve("example", {_hex(e.id): e.pack() for e in examples})
         for example in examples:
             self._vectors.pop(example.id, None)
+        self._saved.update(e.id for e in examples if self.examples.get(e.id) is not None)
 
     async def save_all(self) -> None:
         """At shutdown."""
@@ -398,41 +432,81 @@ class Offloading:
         Raises:
             StoreError: the store cannot be read; what was loaded stays.
         """
-        name = self._embedder()
-        vectors: dict[int, Vector] = {}
-        async for batch in self._shelf.shelf("example-vector"):
-            for key, value in batch:
-                made_by, _, raw = value.partition(b"\0")
-                if made_by.decode("utf-8", "replace") == name and len(raw) % 4 == 0:
-                    vectors[int(key, 16)] = np.frombuffer(raw, dtype=np.float32)
-        bare: list[Example] = []
-        async for batch in self._shelf.shelf("example"):
-            for _, value in batch:
-                self._restored(value, vectors, bare)
+        await self._load_examples()
         async for batch in self._shelf.shelf("pair"):
             self._states.update(batch)
         for pair in self.pairs.values():
             self._recall(pair)
-        await self._embed(bare)
         self.ready = True
+        self._unwelcome.clear()
 
-    def _restored(self, value: bytes, vectors: Mapping[int, Vector], bare: list[Example]) -> None:
+    async def refresh(self) -> None:
+        """What other replicas have added and removed since. Raises as `restore` does."""
+        before = set(self._saved)  # what is saved while the shelf is read may not be in what was read
+        found = await self._load_examples()
+        for id in before - found:
+            example = self.examples.remove(id)
+            if example is not None:
+                self._forget(example)
+
+    async def _load_examples(self) -> set[int]:
+        """Take in what the shelf has and we have not; gives all ids that it has."""
+        found: set[int] = set()
+        fresh: list[Example] = []
+        async for batch in self._shelf.shelf("example"):
+            for key, value in batch:
+                found.add(int(key, 16))
+                example = None if self._known(int(key, 16)) else self._unpacked(value)
+                if example is not None:
+                    fresh.append(example)
+        if not fresh:
+            return found
+        vectors = await self._stored_vectors({example.id for example in fresh})
+        bare = []
+        for example in fresh:
+            if self._known(example.id) or not self._take(example):
+                continue
+            if example.id in vectors:
+                self._place(example, vectors[example.id])
+            else:
+                bare.append(example)
+        await self._embed(bare)
+        return found
+
+    def _known(self, id: int) -> bool:
+        return id in self._gone or self.examples.get(id) is not None
+
+    def _unpacked(self, value: bytes) -> Example | None:
         try:
-            example = Example.unpack(value)
+            return Example.unpack(value)
         except ValueError as error:
             self.failures["restore"] += 1
             log.warning("an example cannot be read: %s", error)
-            return
-        if self.examples.get(example.id) is not None:
-            return
+            return None
+
+    def _take(self, example: Example) -> bool:
+        """Whether it stays: wanted still, and within the budget."""
+        self._saved.add(example.id)
+        if any(unwelcome(example) for unwelcome in self._unwelcome):
+            self._forget(example)
+            return False
         for gone in self.examples.add(example):
             self._forget(gone)
-        if self.examples.get(example.id) is None:
-            return
-        if example.id in vectors:
-            self._place(example, vectors[example.id])
-        else:
-            bare.append(example)
+        return self.examples.get(example.id) is not None
+
+    async def _stored_vectors(self, wanted: set[int]) -> dict[int, Vector]:
+        """Of the embedder in use; those of another are not comparable."""
+        name, vectors = self._embedder(), {}
+        async for batch in self._shelf.shelf("example-vector"):
+            for key, value in batch:
+                made_by, _, raw = value.partition(b"\0")
+                if (
+                    int(key, 16) in wanted
+                    and made_by.decode("utf-8", "replace") == name
+                    and len(raw) % 4 == 0
+                ):
+                    vectors[int(key, 16)] = np.frombuffer(raw, dtype=np.float32)
+        return vectors
 
     async def _embed(self, examples: Sequence[Example]) -> None:
         """Examples whose vector is missing, or another embedder's."""
@@ -572,7 +646,12 @@ def _fit(request: Request) -> bool:
 
 
 def _alone(request: Request) -> bool:
-    """Whether the question stands by itself: one that leans on earlier turns teaches nothing."""
+    """Whether the question stands by itself: one that leans on earlier turns teaches nothing.
+
+    What is asked in a namespace stays there: it may be one of many users behind one key.
+    """
+    if request.controls.namespace:
+        return False
     if request.endpoint != "chat":
         return True
     return all(m.get("role") in ("system", "developer") for m in request.fields["messages"][:-1])
