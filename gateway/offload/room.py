@@ -4,6 +4,7 @@ Everything here is synchronous and in memory, but for saving and restoring. It m
 let an example cross tenants who do not both share, and never make a request wait for the store.
 """
 
+import asyncio
 import logging
 import random
 import time
@@ -119,6 +120,7 @@ class Offloading:
         self._unsaved: set[int] = set()
         self._gone: set[int] = set()
         self._states: dict[str, bytes] = {}  # of pairs, as they were stored
+        self._saving = asyncio.Lock()
         self._saved: set[int] = set()  # what the store is known to hold
         self._unwelcome: list[Callable[[Example], bool]] = []  # purged before they were loaded
 
@@ -379,6 +381,10 @@ class Offloading:
 
     async def save(self) -> None:
         """Put on the shelf what has changed since; what the store does not take stays due."""
+        async with self._saving:
+            await self._save()
+
+    async def _save(self) -> None:
         gone, due = list(self._gone), sorted(self._unsaved)[:_BATCH]
         states = {_key(pair): pair for pair in self.pairs.values() if pair.changed and self.ready}
         try:
@@ -395,11 +401,13 @@ class Offloading:
                 for pair in states.values():
                     pair.changed = False
                 await self._shelf.shelve("pair", packed)
-        except StoreError as error:
-            self.failures["store"] += 1
+        except BaseException as error:  # cancelled at shutdown, too: what was begun is due again
             self._unsaved.update(id for id in due if self.examples.get(id) is not None)
             for pair in states.values():
                 pair.changed = True
+            if not isinstance(error, StoreError):
+                raise
+            self.failures["store"] += 1
             log.warning("examples are not saved yet: %s", error)
 
     async def _shelve(self, due: list[int]) -> None:
@@ -419,12 +427,12 @@ class Offloading:
         self._saved.update(e.id for e in examples if self.examples.get(e.id) is not None)
 
     async def save_all(self) -> None:
-        """At shutdown."""
+        """At shutdown: as long as the store takes it."""
         before = -1
-        while (self._unsaved or self._gone) and before != len(self._unsaved) + len(self._gone):
-            before = len(self._unsaved) + len(self._gone)
+        await self.save()  # waits for one that was cancelled and has not noticed yet
+        while (due := len(self._unsaved) + len(self._gone)) and due != before:
+            before = due
             await self.save()
-        await self.save()
 
     async def restore(self) -> None:
         """Read examples and what pairs have learned; once the embedder has started.

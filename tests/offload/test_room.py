@@ -157,6 +157,29 @@ def test_a_store_that_fails_keeps_nothing_waiting_and_gets_it_later() -> None:
     assert set(shelf.kinds["example"]) == {f"{e.id:016x}" for e in made.examples}
 
 
+def test_a_save_that_is_cut_short_is_made_up_for() -> None:
+    class Slow(Shelf):
+        seconds = 5.0
+
+        async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
+            await asyncio.sleep(self.seconds)
+            await super().shelve(kind, items)
+
+    async def scene() -> None:
+        saving = asyncio.get_running_loop().create_task(made.save())
+        await asyncio.sleep(0.01)
+        shelf.seconds = 0.0
+        saving.cancel()  # and nobody waits until it has noticed
+        await made.save_all()
+
+    shelf = Slow()
+    made = room(Index(), shelf)
+    kept(made, "what is the first", "what is the second")
+    asyncio.run(scene())
+    assert len(shelf.kinds["example"]) == len(shelf.kinds["example-vector"]) == 2
+    assert shelf.kinds["pair"]
+
+
 def test_restoring_finds_what_was_saved_without_embedding_anew() -> None:
     shelf = Shelf()
     made = room(Index(), shelf)
