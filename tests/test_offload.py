@@ -627,6 +627,7 @@ def test_a_removed_example_does_not_come_back(
 ) -> None:
     settings = tree(backend, small, store={"kind": "sqlite", "path": "g.db"})
     first = warmed(start(settings, book=BOLD))
+    assert len(first.app.offloading.examples) == 4
     eventually(lambda: not first.app.offloading._unsaved)
     gone = next(iter(first.app.offloading.examples))
     first.http.delete(f"{first.admin}/examples/{gone.id:016x}")
