@@ -21,6 +21,7 @@ from aiohttp import web
 from gateway import log as logs
 from gateway import readings
 from gateway.admin.server import AdminServer
+from gateway.asking import Asker
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
@@ -34,6 +35,7 @@ from gateway.config import (
     ConfigFault,
     EmbedderConfig,
     ModelConfig,
+    OffloadConfig,
     Priority,
     StoreConfig,
 )
@@ -42,14 +44,21 @@ from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
 from gateway.exchange import UNLOADED, Load
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder
+from gateway.judge import Judge
 from gateway.metrics import Metrics, Reading
-from gateway.pipeline import Pipeline, Settings
+from gateway.offload.examples import Examples
+from gateway.offload.pair import Terms as PairTerms
+from gateway.offload.room import Offloading, Tenant
+from gateway.patterns import compile_pattern
+from gateway.pipeline import Pipeline, Settings, keeps
 from gateway.policy.book import Book
 from gateway.policy.live import LivePolicy
 from gateway.policy.load import Adaptation, LoadTerms
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
+from gateway.rehearsal import Rehearsal
+from gateway.rehearsal import Terms as RehearsalTerms
 from gateway.routing.admission import Queue
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
@@ -70,6 +79,8 @@ _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
+_SAVE_SECONDS = 1.0
+_REFRESH_SECONDS = 60.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -115,6 +126,7 @@ class App:
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
+        self.offloading = self._offloading()
         await self.policy.restore()
         self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = Upstream(
@@ -135,6 +147,20 @@ class App:
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(_keys(config), await self._secret())
         self._priorities = _priorities(config)
+        self.asker = Asker(
+            self.fleet,
+            self.dispatch,
+            self.metrics,
+            lambda: self.tenants.open,
+            config.cache.shared_stream_bytes,
+        )
+        self.rehearsal = Rehearsal(
+            self.offloading,
+            self.asker,
+            Judge(self.asker, self.worker, config.offload.judge),
+            _rehearsal(config.offload),
+            keeps,
+        )
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
@@ -144,12 +170,16 @@ class App:
             self.fleet,
             self.dispatch,
             self.metrics,
+            self.offloading,
+            self.asker,
             Settings(
                 max_entry_bytes=config.cache.max_entry_bytes,
                 shared_stream_bytes=config.cache.shared_stream_bytes,
                 zero_usage=config.cache.usage == "zero",
+                gate=config.offload.gate,
                 trust_client_key=lambda: self.tenants.open,
             ),
+            compare=self.rehearsal.compare,
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
         self.server = self._data_server()
@@ -157,7 +187,53 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
+        self._spawn(self._save_examples())
+        if config.store.kind == "redis":
+            self._spawn(self._share_examples())
+        self._spawn(self.rehearsal.run())
         self._watch()
+
+    def _offloading(self) -> Offloading:
+        """The room of in-context caching; without pairs it costs nothing."""
+        config = self.config.offload
+
+        def entry(name: str) -> str | None:
+            model = self.fleet.find(name)
+            return None if model is None else model.name
+
+        def seconds(name: str) -> float | None:
+            model = self.fleet.find(name)
+            return None if model is None else model.latency.quantile(0.5, time.monotonic())
+
+        room = Offloading(
+            Examples(config.examples_bytes),
+            self.worker,
+            self.store,
+            entry=entry,
+            load=lambda name: self.fleet.model(name).pressure(time.monotonic()),
+            seconds=seconds,
+            busy=lambda name: len(self.fleet.model(name).queue) > 0,
+            role=config.role,
+            compare_share=config.compare_share,
+        )
+        room.configure(_pairs(self.config), _offload_tenants(self.config))
+        return room
+
+    async def _save_examples(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            if self.offloading.ready:
+                await self.offloading.save()
+
+    async def _share_examples(self) -> None:
+        """Replicas with one store see each other's examples."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                if self.offloading.ready and self.offloading.pairs:
+                    await self.offloading.refresh()
+            except StoreError as error:
+                log.warning("other replicas' examples are not read: %s", error)
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -192,6 +268,7 @@ class App:
             now = time.monotonic()
             for model in self.fleet.models:
                 self.adaptation.sample(model.name, model.latency.quantile(0.95, now), model.waiting(now), now)
+            self.offloading.sample(now)
 
     def _load_on(self, model: str) -> Load:
         """What the cache policies of a request for this model are under."""
@@ -238,6 +315,7 @@ class App:
             cache=self.cache,
             fleet=self.fleet,
             receipts=self.receipts,
+            offloading=self.offloading,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -289,6 +367,7 @@ class App:
         while not self.index_loaded:
             try:
                 await self.cache.warm(vectors_since=await self._vectors_since())
+                await self.offloading.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored
                 self.index_loaded = True
             except StoreError as error:
@@ -350,8 +429,11 @@ class App:
         await self.pipeline.drain(2.0)
         for task in list(self._background):
             task.cancel()
+        await self.rehearsal.close()
         await self.dispatch.close()
         await self.upstream.close()
+        if self.offloading.ready:
+            await self.offloading.save_all()
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
@@ -367,6 +449,7 @@ class App:
                 self.fleet.replace(_models(config))
                 self.tenants.replace(_keys(config))
                 self._priorities = _priorities(config)
+                self.offloading.configure(_pairs(config), _offload_tenants(config))
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
@@ -377,6 +460,7 @@ class App:
         self.cache.forget(
             self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
         )
+        self.offloading.purge(lambda example: policy.category(example.category).cache.mode == "none")
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -426,6 +510,8 @@ class App:
         yield from readings.walked(self.pipeline, self.worker, self.server)
         yield from readings.routed(self.fleet, self.dispatch)
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
+        yield from self.offloading.readings()
+        yield from self.rehearsal.readings()
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
@@ -434,11 +520,14 @@ class App:
         verdict = given.get("verdict")
         if verdict not in ("good", "bad"):
             raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
+        outcome = _outcome(verdict, given.get("score"))
         receipt = self.receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
         if receipt.how == "semantic":
             self.adaptation.judged(receipt.category, wrong=verdict == "bad")
+        if receipt.decision in ("offload", "forward"):
+            self.offloading.label(tenant, given["request_id"], outcome)
         removed = 0
         if verdict == "bad" and receipt.entry is not None:
             entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
@@ -463,6 +552,15 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
     finally:
         listener.stop()
     return 0
+
+
+def _outcome(verdict: str, score: Any) -> float:
+    """How good an answer was, in [0, 1]: the application's own score, or its verdict."""
+    if score is None:
+        return 1.0 if verdict == "good" else 0.0
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise BadRequest("The score is a number from 0 to 1.", param="score")
+    return float(score)
 
 
 def _store(config: StoreConfig) -> DocumentStore:
@@ -495,6 +593,38 @@ def _embedder(config: EmbedderConfig) -> Embedder:
 
 def _priorities(config: Config) -> dict[str, Priority]:
     return {tenant.name: tenant.priority for tenant in config.tenants}
+
+
+def _pairs(config: Config) -> list[PairTerms]:
+    """Which model may be answered for by which; none where offloading is off."""
+    models = {model.name: model for model in config.models}
+
+    def prices(model: ModelConfig) -> tuple[float, float]:
+        return model.price.input / 1e6, model.price.output / 1e6
+
+    return [
+        PairTerms(
+            large.name,
+            large.offload_to,
+            models[large.offload_to].context,
+            prices(large),
+            prices(models[large.offload_to]),
+        )
+        for large in config.models
+        if large.offload_to is not None and config.offload.enabled
+    ]
+
+
+def _rehearsal(config: OffloadConfig) -> RehearsalTerms:
+    replay = config.replay
+    return RehearsalTerms(config.compare_in_flight, replay.enabled, replay.seconds, replay.of, replay.cutoff)
+
+
+def _offload_tenants(config: Config) -> dict[str, Tenant]:
+    return {
+        f"t:{t.name}": Tenant(t.offload, t.share_examples, tuple(compile_pattern(p) for p in t.personal))
+        for t in config.tenants
+    }
 
 
 def _keys(config: Config) -> list[tuple[str, str]]:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gateway.patterns import compile_pattern
+
 Strategy = Literal[
     "least-completion",
     "two-choices",
@@ -112,6 +114,8 @@ class ModelConfig(_Section):
     strategy: Strategy | None = None  # None: routing.strategy
     fallback: tuple[str, ...] = ()  # models asked, in this order, when none of its backends can answer
     mirror: MirrorConfig | None = None
+    offload_to: str | None = None  # the small model that may answer in its place, given examples
+    context: int = Field(8192, ge=256)  # tokens of its window, the answer included
 
 
 class HedgeConfig(_Section):
@@ -160,6 +164,16 @@ class TenantConfig(_Section):
     name: str = Field(min_length=1, max_length=128)
     keys: tuple[str, ...] = Field(min_length=1)
     priority: Priority = "standard"
+    offload: bool = True  # small models may answer
+    share_examples: bool = False  # with other tenants that share theirs
+    personal: tuple[str, ...] = ()  # RE2 patterns: a question or answer that one finds becomes no example
+
+    @field_validator("personal")
+    @classmethod
+    def _compilable(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            compile_pattern(pattern)
+        return patterns
 
     @field_validator("keys")
     @classmethod
@@ -198,6 +212,28 @@ class CacheConfig(_Section):
     shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
 
 
+class ReplayConfig(_Section):
+    """Off-peak, the answers of examples that gain most by it are made anew, and the best is kept."""
+
+    enabled: bool = True
+    seconds: float = Field(300.0, gt=0)  # between rounds
+    of: int = Field(3, ge=1, le=16)  # fresh answers for one example
+    cutoff: float = Field(0.0, ge=0)  # dollars of (1 - quality) x cost, below which it does not pay
+
+
+class OffloadConfig(_Section):
+    """Small models that answer in place of large ones (models[].offload_to)."""
+
+    enabled: bool = True
+    examples_bytes: int = Field(64 << 20, ge=1 << 16)
+    gate: bool = True  # a small model's answer is looked at before it is returned
+    compare_share: float = Field(0.01, ge=0, le=1)  # of requests both models answer; unsure ones ten times
+    compare_in_flight: int = Field(2, ge=0)  # comparisons at once; 0: none
+    judge: str | None = None  # the model that compares answers; None: their embeddings
+    role: Literal["system", "user"] = "system"  # who speaks the examples
+    replay: ReplayConfig = ReplayConfig()
+
+
 class Limits(_Section):
     body: int = Field(32 << 20, ge=1 << 10)
     in_flight: int = Field(4096, ge=1)  # requests in progress; beyond it 503
@@ -227,6 +263,7 @@ class Config(_Section):
     cache: CacheConfig = CacheConfig()
     routing: RoutingConfig = RoutingConfig()
     adapt: AdaptConfig = AdaptConfig()
+    offload: OffloadConfig = OffloadConfig()
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
 
@@ -236,9 +273,20 @@ class Config(_Section):
         unknown = {name for m in self.models for name in m.fallback} - {m.name for m in self.models}
         if unknown:
             raise ValueError(f"models: fallback names no listed model: {', '.join(sorted(unknown))}")
+        self._check_offload({m.name for m in self.models})
         _refuse_repeats("tenants", [t.name for t in self.tenants])
         _refuse_repeats("tenants.keys", [key for t in self.tenants for key in t.keys], secret=True)
         return self
+
+    def _check_offload(self, names: set[str]) -> None:
+        small = {m.name: m.offload_to for m in self.models if m.offload_to is not None}
+        for name, to in small.items():
+            if to not in names or to == "*":
+                raise ValueError(f"models: offload_to names no listed model: {to}")
+            if to == name:
+                raise ValueError(f"models: {name} cannot be offloaded to itself")
+        if self.offload.judge is not None and self.offload.judge not in names:
+            raise ValueError(f"offload.judge names no listed model: {self.offload.judge}")
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:

@@ -208,6 +208,9 @@ class Ruling:
     priority: float = 1.0
     max_temperature: float | None = None
     offload: bool = False
+    max_quality_loss: float = 0.0  # of what a small model may cost
+    keep: bool = False  # a small model's answer may be stored as the large one's
+    share: bool = True  # its examples may go to other tenants, where both share
     load: Load = UNLOADED  # what shaped threshold and TTL
 
 
@@ -237,6 +240,15 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    word = "offload"
+    reason: str
+    model: str  # the small one
+    examples: int  # in its prompt
+    instead: str  # reason of the forward whose place it takes
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     word = "join"
     reason: str = "in-flight"
@@ -249,7 +261,7 @@ class Refuse:
     reason: str
 
 
-Decision: TypeAlias = Reuse | Forward | Join | Refuse
+Decision: TypeAlias = Reuse | Forward | Offload | Join | Refuse
 
 
 @dataclass(slots=True)
@@ -283,6 +295,9 @@ class Exchange:
     candidates: list[Candidate] = field(default_factory=list)  # semantic, guard
     similarity: float | None = None  # semantic: of the neighbour that decided
     threshold: float | None = None  # semantic: what that neighbour had to reach
+    seen: Any = None  # index: (vector, [(example id, similarity)]), where a small model may be asked
+    plan: Any = None  # offload: what it thought of this request, opaque to all others
+    explained: bool = False  # admin: decided, and not performed
     work: Work | None = None  # decide: what a forward will cost
     decision: Decision | None = None  # decide
     entry: Entry | None = None  # reused, or written under this id

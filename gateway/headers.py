@@ -8,7 +8,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from gateway.exchange import Exchange, Forward, Join, Reuse
+from gateway.exchange import Exchange, Forward, Join, Offload, Reuse
 
 _NAME = "semantic-gateway"
 
@@ -37,11 +37,21 @@ def tell(x: Exchange, headers: Any) -> None:
         headers["x-gateway-category"] = x.ruling.category if x.ruling else decision.entry.category
         headers["Age"] = str(max(int(time.time() - decision.entry.created), 0))
     if x.request is not None:
-        headers["x-gateway-model"] = _shown(x.fallback or x.request.model)
+        headers["x-gateway-model"] = _shown(_answering(x))
+    if isinstance(decision, Offload):
+        headers["x-gateway-examples"] = str(decision.examples)
     if x.backend:
         headers["x-gateway-backend"] = x.backend
     if x.attempts > 1:
         headers["x-gateway-attempts"] = str(x.attempts)
+
+
+def _answering(x: Exchange) -> str:
+    """The model that answers, or was asked to."""
+    if isinstance(x.decision, Offload):
+        return x.decision.model
+    assert x.request is not None
+    return x.fallback or x.request.model
 
 
 def _shown(text: str) -> str:
@@ -60,7 +70,7 @@ def _cache_status(x: Exchange) -> str:
         return f"{_NAME}; fwd=miss; collapsed"
     reason = decision.reason if decision is not None else ""
     stored = "; stored" if x.entry is not None and x.status < 300 else ""
-    forwarded = "miss" if isinstance(decision, Forward) and x.exact else "bypass"
+    forwarded = "miss" if isinstance(decision, Forward | Offload) and x.exact else "bypass"
     return f'{_NAME}; fwd={forwarded}{stored}; detail="{reason}"'
 
 

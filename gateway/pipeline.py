@@ -1,6 +1,6 @@
 """The walk of one request: decide, perform, and what follows the last byte.
 
-    exact ─► join ─► embed + classify + search ─► ruling ─► semantic ─► guard ─► forward
+    exact ─► join ─► embed + classify + search ─► ruling ─► semantic ─► guard ─► offload ─► forward
 
 `decide` sends nothing to a model and nothing to the client, which is why explaining costs nothing. `perform`
 is the only place where a Decision is matched. Whatever fails in memory, store or embedder, the request goes
@@ -8,20 +8,24 @@ on to the engine.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import orjson
 from multidict import CIMultiDict
 
+from gateway.asking import Asked, Asker, aside, path
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
 from gateway.cache.semantic import Choice, choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
 from gateway.exchange import (
+    Answer,
     Decision,
     Entry,
     Exchange,
@@ -29,6 +33,7 @@ from gateway.exchange import (
     How,
     Join,
     Load,
+    Offload,
     Refuse,
     Reply,
     Request,
@@ -37,6 +42,8 @@ from gateway.exchange import (
 )
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
+from gateway.offload import gate
+from gateway.offload.room import Offloading
 from gateway.policy.policy import too_hot
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
@@ -45,23 +52,21 @@ from gateway.routing.upstream import Sent
 from gateway.wire import answer, replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
 
-_PATHS = {
-    "chat": "/chat/completions",
-    "completions": "/completions",
-    "responses": "/responses",
-    "embeddings": "/embeddings",
-}
+log = logging.getLogger("gateway.pipeline")
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
 _OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
 _OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
 _UNABLE = frozenset((429, 500, 502, 503, 504))  # statuses of an engine, or a gateway, that cannot answer now
+_EXAMPLES = 24  # compared, where a small model may be asked
 _REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
 
 
 class Looker(Protocol):
     """The part of the worker that answers requests."""
 
-    async def look(self, text: str, partition: bytes | None, k: int = 5) -> Any: ...
+    async def look(
+        self, text: str, partition: bytes | None, k: int, also: tuple[bytes, ...], also_k: int
+    ) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Settings:
     max_entry_bytes: int
     shared_stream_bytes: int
     zero_usage: bool
+    gate: bool  # small models' answers are looked at before they go out
     trust_client_key: Callable[[], bool]  # open mode: the client's key goes on to backends that have none
 
 
@@ -87,7 +93,11 @@ class Pipeline:
         fleet: Fleet,
         dispatch: Dispatch,
         metrics: Metrics,
+        offloading: Offloading,
+        asker: Asker,
         settings: Settings,
+        *,
+        compare: Callable[[Exchange], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
@@ -98,6 +108,9 @@ class Pipeline:
         self._fleet = fleet
         self._dispatch = dispatch
         self._metrics = metrics
+        self._offloading = offloading
+        self._asker = asker
+        self._compare = compare
         self._settings = settings
         self._clock = clock
         self.skipped: dict[str, int] = {}  # semantic steps skipped, by reason
@@ -109,6 +122,7 @@ class Pipeline:
     async def decide(self, x: Exchange) -> Decision:
         """The decision for a request on its own, without joining others; used as it is by `explain`."""
         self.open(x)
+        x.explained = True
         return await self._exact(x) or await self._weigh(x)
 
     def open(self, x: Exchange) -> None:
@@ -145,12 +159,20 @@ class Pipeline:
 
     async def _weigh(self, x: Exchange) -> Decision:
         """Everything after the exact step: one embedding at most, one ruling, one choice."""
+        examples = self._offloading.searches(x) if self._offloading.pairs else ()
+        decision = await self._reusable(x, examples)
+        return self._offload(x, decision) if examples and isinstance(decision, Forward) else decision
+
+    async def _reusable(self, x: Exchange, examples: tuple[bytes, ...]) -> Decision:
+        """Whether a stored answer will do. `examples`: partitions to be searched as well, for a small model."""
         request = _request(x)
-        if not x.exact:
+        if not x.exact and not examples:
             return self._forward(x, request.uncacheable or "cache-off")
-        skipped = await self._look(x)
+        skipped = await self._look(x, examples)
         ruling = x.ruling
         assert ruling is not None
+        if not x.exact:
+            return self._forward(x, request.uncacheable or "cache-off")
         if ruling.mode == "none":
             return self._forward(x, "mode-none")
         if too_hot(ruling.max_temperature, _temperature(request)):
@@ -165,7 +187,7 @@ class Pipeline:
             return self._forward(x, skipped)
         return await self._semantic(x)
 
-    async def _look(self, x: Exchange) -> str | None:
+    async def _look(self, x: Exchange, examples: tuple[bytes, ...]) -> str | None:
         """Embed, classify and search in one hop, as far as this request needs; sets the ruling.
 
         Returns why the semantic step was skipped, or None.
@@ -174,28 +196,34 @@ class Pipeline:
         text = request.question or ""
         tenant = x.tenant.removeprefix("t:")
         ruled = policy.rule(tenant, request.model, request.endpoint, x.headers, text)
-        semantic = request.barred is None and request.controls.semantic
+        semantic = bool(x.exact) and request.barred is None and request.controls.semantic
         if ruled is not None:  # the category is known: embed only where a semantic step can follow
             x.ruling = policy.ruling(request.controls, ruled, None, x.load)
-            if not semantic or x.ruling.mode in ("exact", "none"):
+            semantic = semantic and x.ruling.mode not in ("exact", "none")
+            if not semantic and not (examples and x.ruling.offload):
                 return None
         skipped: str | None = "no-question"
         label = None
         if semantic:
             x.partition = partition_fingerprint(request, _owner(x), policy.ignore)
         if text.strip():
-            look, skipped = await self._embed(x, text, semantic and request.controls.read)
+            look, skipped = await self._embed(x, text, semantic and request.controls.read, examples)
             if look is not None:
                 x.marks["embed"], x.marks["search"] = look.embed_s, look.search_s
                 label = None if look.label is None else (look.label, look.confidence)
                 x.vector = look.vector if semantic else None
+                if examples and look.vector is not None:
+                    x.seen = look.vector, look.also
                 x.neighbours = look.candidates
         x.ruling = policy.ruling(request.controls, ruled, label, x.load)
         return skipped
 
-    async def _embed(self, x: Exchange, text: str, search: bool) -> tuple[Any, str | None]:
+    async def _embed(
+        self, x: Exchange, text: str, search: bool, examples: tuple[bytes, ...]
+    ) -> tuple[Any, str | None]:
+        partition = x.partition if search else None
         try:
-            look = await self._worker.look(text, x.partition if search else None, _NEIGHBOURS)
+            look = await self._worker.look(text, partition, _NEIGHBOURS, examples, _EXAMPLES)
         except EmbedderBusy:
             return None, self._skip("embedder-busy")
         except EmbedderFailed:
@@ -238,6 +266,22 @@ class Pipeline:
                 "not-cached",
             )
         return Forward(reason)
+
+    def _offload(self, x: Exchange, forward: Forward) -> Decision:
+        """A small model in the large one's place, where it will do as well; whatever fails, the large one."""
+        room = self._offloading
+        try:
+            if not _request(x).controls.read and not x.explained:
+                room.again(x)
+            plan = x.plan = room.plan(x)
+        except Exception:
+            room.failures["plan"] += 1
+            log.exception("offloading failed, the large model answers")
+            return forward
+        if plan is None or not plan.choice.offload:
+            return forward
+        examples = len(plan.selection.examples)
+        return Offload(plan.choice.reason, plan.pair.terms.small, examples, forward.reason)
 
     # ── perform ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,6 +328,15 @@ class Pipeline:
                     return await self._reuse(x, decision)
                 case Refuse(error):
                     raise error
+                case Offload():
+                    if flight:  # nobody waits for what may yet be refused
+                        self._flights.close(flight)
+                        flight = None
+                    reply = await self._small(x, decision)
+                    if reply is not None:
+                        return reply
+                    call = self._call(x, model, None)
+                    return await self._answered(x, call)
                 case Forward():
                     call = self._call(x, model, flight)
                     return await self._answered(x, call)
@@ -292,6 +345,99 @@ class Pipeline:
         finally:
             if flight and call is None:
                 self._flights.close(flight)
+
+    # ── the small model ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _small(self, x: Exchange, decision: Offload) -> Reply | None:
+        """The small model's answer; None, and another decision, where the large one must be asked after all."""
+        request, gated = _request(x), self._settings.gate
+        x.decision = Forward(decision.instead)  # until there is an answer
+        try:
+            asked = self._offloading.compose(x.plan, request, stream=request.stream and not gated)
+            if asked is None:
+                raise GatewayError("The request has no place for examples.")
+            async with asyncio.timeout(self._offloading.patience(x.plan)):
+                if asked.stream:
+                    return await self._live(x, aside(x, asked), decision)
+                found = await self._asker.ask(aside(x, asked), decision.model)
+            return await self._whole(x, found, decision)
+        except Exception as error:
+            if not isinstance(error, GatewayError | TimeoutError):
+                log.exception("offloading failed, the large model answers")
+            self._offloading.failed(x.plan)
+            x.decision = Forward(decision.instead)
+            return None
+
+    async def _whole(self, x: Exchange, asked: Asked, decision: Offload) -> Reply | None:
+        """An answer that is all there: past the gate, and in the form the caller wants."""
+        request, found = _request(x), asked.answer
+        whole = orjson.loads(found.body) if found.body else {}
+        reason = gate.check(request.endpoint, request.fields, whole) if self._settings.gate else None
+        if reason is not None:
+            self._offloading.refused(x.plan)
+            x.decision = Forward(f"gate:{reason}")
+            return None
+        headers = to_client(asked.headers)
+        headers.popall("Content-Encoding", None)
+        body = found.body
+        if request.stream:
+            if len(body) <= _OFF_LOOP:
+                body = replay.stream(request.endpoint, body, request.wants_usage)
+            else:
+                body = await asyncio.to_thread(replay.stream, request.endpoint, body, request.wants_usage)
+        headers["Content-Type"] = "text/event-stream; charset=utf-8" if request.stream else "application/json"
+        x.decision, x.backend, x.attempts = decision, asked.backend, asked.attempts
+        x.marks["upstream"] = time.perf_counter() - x.started
+        self._served(x, decision.model, found)
+        return Reply(200, headers, body, request.stream)
+
+    async def _live(self, x: Exchange, small: Exchange, decision: Offload) -> Reply:
+        """A stream as it comes, where no gate is wanted.
+
+        Raises:
+            GatewayError: the small model did not begin to answer.
+        """
+        request, model = _request(small), self._asker.alone(decision.model)
+
+        async def run(call: Call) -> None:
+            await self._forward_to_engine(small, model, call, asks_usage=True)
+
+        async def after(call: Call) -> None:
+            if call.whole is not None:
+                head = call.headers
+                sent = head.get("Content-Type", ""), head.get("Content-Encoding", "")
+                found = answer.read(request.endpoint, *sent, call.whole)
+                self._metrics.used(model.name, found.usage.prompt, found.usage.completion)
+                self._served(x, model.name, found)
+
+        call = Call(run, self._settings.shared_stream_bytes, after)
+        self._calls.add(call.task)
+        call.task.add_done_callback(self._calls.discard)
+        reply = await self._read(x, call)
+        assert reply is not None
+        if not 200 <= reply.status < 300:
+            reply.leave()
+            raise GatewayError(f"The model '{model.name}' answered {reply.status}.")
+        x.decision = decision
+        return reply
+
+    def _served(self, x: Exchange, model: str, found: Answer) -> None:
+        """The small model's answer goes out: learned from, and kept only where the policy says so."""
+        self._offloading.served(x.plan, _request(x).endpoint, found)
+        self._compare(x)
+        if x.ruling is None or not x.ruling.keep:
+            return
+        self._plan_entry(x)
+        entry = x.entry
+        if entry is None:
+            return
+        self._cache.expect(entry)
+        task = asyncio.get_running_loop().create_task(self._admit(x, self._asker.alone(model), found))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(lambda _: self._cache.settle(entry))
+
+    # ── the engine ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _answered(self, x: Exchange, call: Call) -> Reply:
         """The engine's answer; where no engine can give one, what expired lately, if the policy allows it."""
@@ -412,13 +558,12 @@ class Pipeline:
             )
             if added:  # a chunk can be taken out of plain text only
                 sent["Accept-Encoding"] = "identity"
-            elif x.entry is not None:
+            elif x.entry is not None or x.plan is not None:
                 accept_readable(sent)
             return Sent(sent, rewrite(request, model=name, include_usage=asks), added)
 
-        path = _PATHS[request.endpoint] + x.query
         hold = 0 if request.stream else self._settings.shared_stream_bytes
-        await self._dispatch.send(x, model, "POST", path, prepare=prepare, into=call, hold=hold)
+        await self._dispatch.send(x, model, "POST", path(x), prepare=prepare, into=call, hold=hold)
 
     async def _read(self, x: Exchange, call: Call, *, follower: bool = False) -> Reply | None:
         """The call's answer for one reader; None for a follower of a call that did not succeed."""
@@ -431,6 +576,7 @@ class Pipeline:
             x.backend, x.attempts = call.backend, call.attempts
             if call.fallback:  # neither kept nor shared as the answer of the model that was asked for
                 x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
+                self._offloading.dismiss(x)
             x.marks["upstream"] = time.perf_counter() - x.started
             headers = to_client(call.headers)
             if follower:
@@ -453,10 +599,8 @@ class Pipeline:
 
     def _plan_entry(self, x: Exchange) -> None:
         """Name the entry this answer will be stored under, if policy and caller allow it to be stored."""
-        request, ruling, policy = _request(x), x.ruling, x.policy
-        if ruling is None or not x.exact or not request.controls.write:
-            return
-        if not policy.may_store(ruling, _temperature(request)):
+        request, ruling = _request(x), x.ruling
+        if ruling is None or not keeps(x):
             return
         now = self._clock()
         x.entry = Entry(
@@ -491,8 +635,8 @@ class Pipeline:
             return
         head = call.headers
         if call.fallback:
-            x.entry, model = None, self._fleet.model(call.fallback)
-        if x.entry is None and not request.stream and "Content-Encoding" not in head:
+            x.entry, x.plan, model = None, None, self._fleet.model(call.fallback)
+        if x.entry is None and x.plan is None and not request.stream and "Content-Encoding" not in head:
             used = replay.usage(whole)  # all there is to learn of an answer that is not kept
             self._metrics.used(model.name, used.prompt, used.completion)
             return
@@ -502,7 +646,23 @@ class Pipeline:
         else:
             result = answer.read(*arguments, n=choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
-        entry = x.entry
+        if x.plan is not None:
+            self._learn(x, model, result)
+        await self._admit(x, model, result)
+
+    def _learn(self, x: Exchange, model: Model, result: Answer) -> None:
+        """A large model's answer teaches, and may become an example: at once, before it is durable."""
+        cost = result.usage.prompt * model.price_input + result.usage.completion * model.price_output
+        try:
+            self._offloading.answered(x, result, x.entry is not None, cost)
+            self._compare(x)
+        except Exception:
+            self._offloading.failures["learn"] += 1
+            log.exception("nothing is learned from an answer")
+
+    async def _admit(self, x: Exchange, model: Model, result: Answer) -> None:
+        """Store an answer under the entry that was promised, if it may be reused."""
+        request, entry = _request(x), x.entry
         if entry is None or result.reuse == "none" or len(result.body) > self._settings.max_entry_bytes:
             return
         vector: Vector | None = x.vector if result.reuse == "semantic" else None
@@ -529,6 +689,15 @@ async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:
             yield kept
     if rest := usage.finish():
         yield rest
+
+
+def keeps(x: Exchange) -> bool:
+    """Whether policy and caller let the answer to this request be stored."""
+    request, ruling = _request(x), x.ruling
+    if ruling is None or not x.exact or not request.controls.write:
+        return False
+    allowed: bool = x.policy.may_store(ruling, _temperature(request))
+    return allowed
 
 
 def _request(x: Exchange) -> Request:

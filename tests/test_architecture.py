@@ -14,11 +14,15 @@ FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 # Each layer may import from those before it; rooms share one layer, and within it only themselves.
 LAYERS = [
+    {"patterns"},
     {"errors", "config"},
     {"exchange"},
     {"interfaces"},
-    {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "routing", "storage", "metrics", "log",
-     "calibration"},
+    {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
+     "log", "calibration"},
+    {"asking"},
+    {"judge"},
+    {"rehearsal"},
     {"headers", "record", "pipeline", "calibrate"},
     {"server", "admin"},
     {"readings"},
@@ -43,7 +47,7 @@ LIBRARIES = {
     "torch": {"embedding"},
     "onnxruntime": {"embedding"},
     "prometheus_client": {"metrics"},
-    "re2": {"policy"},
+    "re2": {"patterns"},
     "yaml": {"policy", "config", "thresholds"},
     "pydantic": {"policy", "config"},
 }
@@ -130,3 +134,11 @@ def test_every_metric_is_documented() -> None:
     alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text()
     for metric in set(re.findall(r"gateway_[a-z_]+", alerts)):
         assert metric.removesuffix("_total") in {n.removesuffix("_total") for n in named}, metric
+
+
+def test_what_small_models_are_measured_by_is_documented() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    for path in (ROOT / "gateway/offload/room.py", ROOT / "gateway/rehearsal.py"):
+        named = set(re.findall(r'"(gateway_[a-z_]+)"', path.read_text()))
+        assert named
+        assert not {name for name in named if name not in text}

@@ -52,6 +52,22 @@ def test_an_empty_or_shared_key_is_refused_without_being_shown() -> None:
     assert "sk-secret" not in message.split("input_value")[0]
 
 
+def test_offloading_goes_to_another_listed_model() -> None:
+    small = {"name": "s", "backends": [{"url": "http://x"}]}
+    large = {"name": "l", "backends": [{"url": "http://x"}], "offload_to": "s"}
+    config = build({"models": [large, small], "offload": {"judge": "l"}}, {})
+    assert (config.models[0].offload_to, config.models[1].offload_to) == ("s", None)
+    assert "offload_to names no listed model: s" in faults({"models": [large]})
+    assert "cannot be offloaded to itself" in faults({"models": [{**large, "name": "s"}]})
+    assert "judge names no listed model: x" in faults({"models": [small], "offload": {"judge": "x"}})
+
+
+def test_what_is_personal_is_said_in_patterns_that_cannot_hang() -> None:
+    tenant = {"name": "a", "keys": ["k"], "personal": ["(?i)my name is"]}
+    assert build({"models": MODELS, "tenants": [tenant]}, {}).tenants[0].personal == ("(?i)my name is",)
+    assert "tenants.0.personal" in faults({"models": MODELS, "tenants": [{**tenant, "personal": ["(?=a)"]}]})
+
+
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(

@@ -68,6 +68,26 @@ def document() -> dict[str, Any]:
             "/cache/purge": {
                 "post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")
             },
+            "/examples": {
+                "get": {
+                    **_read("readExamples", "Examples for small models, the newest first."),
+                    "parameters": [
+                        *_FILTERS,
+                        _query("limit", {"type": "integer", "minimum": 0, "maximum": 999999}),
+                    ],
+                    "responses": _responses("Examples", {"400"}),
+                }
+            },
+            "/examples/export": {"get": _export()},
+            "/examples/{id}": {
+                "parameters": [_path("id", {"type": "string"})],
+                "delete": _plain("deleteExample", "Forget an example, everywhere.", "Object", {"404"}),
+            },
+            "/offload": {
+                "get": _read(
+                    "readOffload", "Every pair of models: what is offloaded, how good it is, what it saves."
+                )
+            },
             "/backends": {"get": _read("readBackends", "Every backend, its counters and its standing.")},
             "/backends/{id}/drain": {
                 "parameters": [_path("id", {"type": "string"})],
@@ -129,14 +149,23 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["decision", "reason", "candidates", "backends"],
         "properties": {
-            "decision": {"enum": ["reuse", "forward", "refuse"]},
+            "decision": {"enum": ["reuse", "forward", "offload", "refuse"]},
             "how": {"enum": ["exact", "semantic", None]},
             "reason": {"type": "string"},
             "category": {"type": ["string", "null"]},
             "similarity": {"type": ["number", "null"]},
             "threshold": {"type": ["number", "null"]},
             "candidates": {"type": "array", "items": _OBJECT},
+            "offload": {"type": ["object", "null"], "additionalProperties": True},
             "backends": {"type": "array", "items": _OBJECT},
+        },
+    },
+    "Examples": {
+        "type": "object",
+        "required": ["count", "examples"],
+        "properties": {
+            "count": {"type": "integer", "minimum": 0},
+            "examples": {"type": "array", "items": _OBJECT},
         },
     },
     "Purge": {
@@ -157,8 +186,12 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Purged": {
         "type": "object",
-        "required": ["purged", "dry_run"],
-        "properties": {"purged": {"type": "integer", "minimum": 0}, "dry_run": {"type": "boolean"}},
+        "required": ["purged", "examples", "dry_run"],
+        "properties": {
+            "purged": {"type": "integer", "minimum": 0},
+            "examples": {"type": "integer", "minimum": 0},
+            "dry_run": {"type": "boolean"},
+        },
     },
 }
 
@@ -169,6 +202,10 @@ def _ref(name: str) -> dict[str, Any]:
 
 def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema}
 
 
 def _responses(schema: str, refusals: set[str], *, etag: bool = False) -> dict[str, Any]:
@@ -213,6 +250,12 @@ def _metrics() -> dict[str, Any]:
     return operation
 
 
+def _export() -> dict[str, Any]:
+    operation = _read("exportExamples", "The same examples, one JSON object a line.")
+    operation["responses"]["200"]["content"] = {"application/jsonl": {"schema": {"type": "string"}}}
+    return {**operation, "parameters": _FILTERS}
+
+
 def _plain(
     name: str, text: str, schema: str, refusals: set[str], *, conditional: bool = False
 ) -> dict[str, Any]:
@@ -236,6 +279,9 @@ def _write(
     return {**operation, "requestBody": {"required": True, "content": _ref(given)}}
 
 
+_FILTERS: list[dict[str, Any]] = [
+    _query(name, {"type": "string"}) for name in ("tenant", "model", "category")
+]
 _CONDITIONS: list[dict[str, Any]] = [
     {
         "name": "dry_run",

@@ -30,6 +30,8 @@ from gateway.errors import (
     UnsupportedMedia,
 )
 from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest
+from gateway.offload.examples import Example
+from gateway.offload.room import Offloading
 from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
 from gateway.policy.fields import seconds
@@ -40,6 +42,7 @@ from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
 _MAX_BODY = 8 << 20
+_LISTED = 100  # examples, unless more are asked for
 _OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
 _PURGE_KEYS = frozenset(("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run"))
 
@@ -67,6 +70,7 @@ class AdminServer:
         cache: Cache,
         fleet: Fleet,
         receipts: Receipts,
+        offloading: Offloading,
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
@@ -79,6 +83,7 @@ class AdminServer:
         self._cache = cache
         self._fleet = fleet
         self._receipts = receipts
+        self._offloading = offloading
         self._metrics = published
         self._status = status
         self._readiness = readiness
@@ -104,6 +109,10 @@ class AdminServer:
                 web.get("/cache", self._read_cache),
                 web.get("/cache/entries/{id}", self._read_entry),
                 web.post("/cache/purge", self._purge),
+                web.get("/examples", self._examples),
+                web.get("/examples/export", self._export_examples),
+                web.delete("/examples/{id}", self._delete_example),
+                web.get("/offload", self._read_offload),
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
@@ -261,6 +270,7 @@ class AdminServer:
                 "similarity": x.similarity,
                 "threshold": x.threshold,
                 "candidates": [_candidate(c) for c in x.candidates],
+                "offload": self._offloading.explain(x),
                 "question": x.request.question,
                 "barred": x.request.barred,
                 "model": x.request.model,
@@ -303,8 +313,25 @@ class AdminServer:
         if not criteria and not wanted.get("all"):
             raise BadRequest("Say what to purge, or `all: true`.")
         matcher = self._matcher(wanted)
-        entries = self._cache.matching(matcher) if wanted.get("dry_run") else self._cache.purge(matcher)
-        return _answer({"purged": len(entries), "dry_run": bool(wanted.get("dry_run"))})
+        examples = self._example_matcher(wanted)
+        if wanted.get("dry_run"):
+            entries, shown = self._cache.matching(matcher), len(self._offloading.matching(examples))
+        else:
+            entries, shown = self._cache.purge(matcher), self._offloading.purge(examples)
+        return _answer({"purged": len(entries), "examples": shown, "dry_run": bool(wanted.get("dry_run"))})
+
+    def _example_matcher(self, wanted: dict[str, Any]) -> Callable[[Example], bool]:
+        """The same criteria for examples, which have neither tags nor entries."""
+        if "tag" in wanted or "entry" in wanted:
+            return lambda example: False
+        tenant = _tenant(wanted["tenant"]) if "tenant" in wanted else None
+        made = self._offloading.made_of(wanted["request_id"]) if "request_id" in wanted else None
+        return lambda e: (
+            tenant in (None, e.tenant)
+            and wanted.get("category") in (None, e.category)
+            and wanted.get("model") in (None, e.model)
+            and (made is None or e.id in made)
+        )
 
     def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:
         tests: list[Callable[[Entry], bool]] = []
@@ -325,6 +352,37 @@ class AdminServer:
             digest = request_digest(wanted["request_id"])
             tests.append(lambda e: e.id in ids or e.request == digest)
         return lambda entry: all(test(entry) for test in tests)
+
+    # ── examples and small models ───────────────────────────────────────────────────────────────────────
+
+    async def _examples(self, request: web.Request) -> web.Response:
+        """The newest first."""
+        found = sorted(self._wanted_examples(request), key=lambda e: -e.created)
+        limit = _limit(request.query.get("limit", ""))
+        return _answer({"count": len(found), "examples": [_example(e) for e in found[:limit]]})
+
+    async def _export_examples(self, request: web.Request) -> web.Response:
+        lines = b"".join(orjson.dumps(_example(e)) + b"\n" for e in self._wanted_examples(request))
+        return web.Response(body=lines, content_type="application/jsonl")
+
+    def _wanted_examples(self, request: web.Request) -> list[Example]:
+        query = request.query
+        tenant = _tenant(query["tenant"]) if query.get("tenant") else None
+        return [
+            e
+            for e in self._offloading.examples
+            if (tenant is None or e.tenant == tenant)
+            and query.get("model") in (None, "", e.model)
+            and query.get("category") in (None, "", e.category)
+        ]
+
+    async def _delete_example(self, request: web.Request) -> web.Response:
+        if not self._offloading.remove(_entry_id(request.match_info["id"])):
+            raise NotFound("There is no such example.", code="example_not_found")
+        return _answer({"removed": 1})
+
+    async def _read_offload(self, request: web.Request) -> web.Response:
+        return _answer(self._offloading.state())
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(
@@ -403,6 +461,34 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "hits",
     )
     return {"entry": entry.name, **{name: getattr(entry, name) for name in shown}, "tags": list(entry.tags)}
+
+
+def _example(example: Example) -> dict[str, Any]:
+    shown = (
+        "tenant",
+        "model",
+        "category",
+        "question",
+        "answer",
+        "tokens",
+        "cost",
+        "created",
+        "share",
+        "quality",
+        "uses",
+        "successes",
+        "replays",
+    )
+    return {"id": f"{example.id:016x}", **{name: getattr(example, name) for name in shown}}
+
+
+def _limit(text: str) -> int:
+    """Examples listed at most."""
+    if not text:
+        return _LISTED
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise BadRequest("limit is a whole number, zero or more.", param="limit")
+    return int(text)
 
 
 def _text(body: bytes) -> Any:

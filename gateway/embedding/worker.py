@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -57,6 +57,7 @@ class Look:
     candidates: list[tuple[int, float]]  # (entry id, cosine similarity), most similar first
     embed_s: float  # tokenizing, encoding and classifying the whole batch
     search_s: float  # this look's own
+    also: list[tuple[int, float]] = field(default_factory=list)  # the same of the further partitions, merged
 
 
 @dataclass(slots=True)
@@ -80,10 +81,19 @@ class Counts:
 
 
 class _Job:
-    __slots__ = ("future", "k", "partition", "text")
+    __slots__ = ("also", "also_k", "future", "k", "partition", "text")
 
-    def __init__(self, text: str, partition: bytes | None, k: int, future: "asyncio.Future[Look]") -> None:
+    def __init__(
+        self,
+        text: str,
+        partition: bytes | None,
+        k: int,
+        also: Sequence[bytes],
+        also_k: int,
+        future: "asyncio.Future[Look]",
+    ) -> None:
         self.text, self.partition, self.k, self.future = text, partition, k, future
+        self.also, self.also_k = also, also_k
 
 
 class _Bulk:
@@ -161,9 +171,17 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
         self._thread.start()
 
-    async def look(self, text: str, partition: bytes | None, k: int = 5) -> Look:
+    async def look(
+        self,
+        text: str,
+        partition: bytes | None,
+        k: int = 5,
+        also: Sequence[bytes] = (),
+        also_k: int = 24,
+    ) -> Look:
         """Embed, classify and (unless `partition` is None) search, in one hop.
 
+        `also`: further partitions to search with the same vector; the best `also_k` of all of them together.
         Raises EmbedderBusy at once when the queue is full or the embedder is not ready, and at the deadline;
         EmbedderFailed when the embedder raised or could not be loaded.
         """
@@ -178,7 +196,7 @@ class Worker:
         assert self._loop is not None
         future: asyncio.Future[Look] = self._loop.create_future()
         timer = self._loop.call_later(self._deadline, self._expire, future)
-        self._looks.append(_Job(text, partition, k, future))
+        self._looks.append(_Job(text, partition, k, also, also_k, future))
         self._notify()
         try:
             return await future
@@ -347,8 +365,11 @@ class Worker:
         looks = [Look(None, n, True, None, 0.0, [], embed_s, 0.0) for n in tokens]
         for row, i in enumerate(inside):
             assert vectors is not None
-            candidates, search_s = self._search(jobs[i], vectors[row])
-            looks[i] = Look(vectors[row], tokens[i], False, *labels[row], candidates, embed_s, search_s)
+            job, vector, begun = jobs[i], vectors[row], time.perf_counter()
+            candidates = [] if job.partition is None else self._search(job.partition, vector, job.k)
+            also = self._search_also(job, vector) if job.also else []
+            search_s = time.perf_counter() - begun if job.also or job.partition is not None else 0.0
+            looks[i] = Look(vector, tokens[i], False, *labels[row], candidates, embed_s, search_s, also)
         return [(job.future, look, None) for job, look in zip(jobs, looks, strict=True)]
 
     def _ready_embedder(self) -> Embedder:
@@ -376,17 +397,18 @@ class Worker:
                 log.warning("the classifier failed: %s: %s", type(error).__name__, error)
         return [(None, 0.0)] * n
 
-    def _search(self, job: _Job, vector: Vector) -> tuple[list[tuple[int, float]], float]:
-        if job.partition is None:
-            return [], 0.0
-        started = time.perf_counter()
+    def _search(self, partition: bytes, vector: Vector, k: int) -> list[tuple[int, float]]:
         try:
-            found = self._indexes.search(job.partition, vector, job.k)
+            return self._indexes.search(partition, vector, k)
         except Exception as error:
             self.counts.unsearched += 1
             log.warning("the index failed: %s: %s", type(error).__name__, error)
-            found = []
-        return found, time.perf_counter() - started
+            return []
+
+    def _search_also(self, job: _Job, vector: Vector) -> list[tuple[int, float]]:
+        """An id may be in several of the partitions; it is the same vector in each."""
+        found = dict(pair for partition in job.also for pair in self._search(partition, vector, job.also_k))
+        return sorted(found.items(), key=lambda pair: -pair[1])[: job.also_k]
 
     def _apply(self) -> None:
         """Changes in order for one slice of time."""

@@ -77,7 +77,13 @@ class LoadPolicy(_Frozen):
 
 class Offload(_Frozen):
     allow: f.Flag = True
+    """Whether a small model may answer, where the model asked for has one."""
     max_quality_loss: f.Number = Field(default=0.02, ge=0, le=1)
+    """Mean share of good answers that may be lost by it, over all requests."""
+    keep: f.Flag = False
+    """Whether a small model's answer may be stored as the large one's."""
+    share: f.Flag = True
+    """Whether examples may go to other tenants, where both sides share."""
 
 
 class Category(_Frozen):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict, StringConstraints
 
 from gateway.exchange import Mode
+from gateway.patterns import compile_pattern
 
 MODES: tuple[Mode, ...] = ("semantic", "shadow", "exact", "none")  # from the most permissive to the strictest
 THRESHOLD_FLOOR = 0.70  # below it unrelated prompts match with any of the usual sentence encoders
@@ -94,20 +95,6 @@ def _ignorable(value: str) -> str:
 def _pattern(value: str) -> str:
     compile_pattern(value)
     return value
-
-
-def compile_pattern(pattern: str) -> Any:
-    """A compiled linear-time regular expression (RE2). Raises ValueError with RE2's reason."""
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except (re2.error, UnicodeEncodeError) as error:
-        reason = error.args[0] if error.args else error
-        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(f"is no regular expression RE2 accepts: {text}") from None
 
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]

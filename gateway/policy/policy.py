@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.exchange import UNLOADED, Controls, Endpoint, Entry, Load, Mode, Ruling
+from gateway.patterns import compile_pattern
 from gateway.policy.book import DEFAULT, Book, Category, Rule
-from gateway.policy.fields import MODES, compile_pattern
+from gateway.policy.fields import MODES
 
 MIN_CONFIDENCE = 0.5  # below it a classification counts as none made, and `default` applies
 MAX_MATCH = 32_768  # characters of a question that rules read, from either end
@@ -213,6 +214,9 @@ class Policy:
             priority=category.cache.priority,
             max_temperature=category.cache.max_temperature,
             offload=category.offload.allow,
+            max_quality_loss=category.offload.max_quality_loss,
+            keep=category.offload.keep,
+            share=category.offload.share,
             load=load,
         )
 
@@ -239,6 +243,9 @@ class Policy:
             priority=min(base.priority, hint.priority),
             max_temperature=min(limits, default=None),
             offload=base.offload and hint.offload,
+            max_quality_loss=min(base.max_quality_loss, hint.max_quality_loss),
+            keep=base.keep and hint.keep,
+            share=base.share and hint.share,
         )
 
 

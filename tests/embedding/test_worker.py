@@ -115,6 +115,26 @@ def test_without_partition_nothing_is_searched() -> None:
     run(body)
 
 
+def test_further_partitions_are_searched_with_the_same_vector_and_merged() -> None:
+    async def body(worker: Worker, embedder: HashEmbedder, _: Partitions) -> None:
+        for id, partition, text in (
+            (1, b"p", "a"),
+            (2, b"own", "a"),
+            (3, b"shared", "b"),
+            (2, b"shared", "a"),
+        ):
+            await worker.add(id, partition, vector_of(text))
+        look = await worker.look("a", b"p", 5, (b"own", b"shared", b"empty"))
+        assert [id for id, _ in look.candidates] == [1]
+        assert [id for id, _ in look.also] == [2, 3]
+        assert look.also[0][1] == pytest.approx(1.0, abs=1e-5)
+        assert [id for id, _ in (await worker.look("a", None, 5, (b"own", b"shared"), 1)).also] == [2]
+        assert (await worker.look("a", b"p")).also == []
+        assert embedder.batches == [["a"]] * 3
+
+    run(body)
+
+
 def test_beyond_the_window_there_is_no_vector_and_no_encoding() -> None:
     async def body(worker: Worker, embedder: HashEmbedder, _: Partitions) -> None:
         worker.set_classifier(LengthClassifier())

@@ -1,6 +1,7 @@
 import pytest
 
-from gateway.policy.fields import compile_pattern, seconds
+from gateway.patterns import compile_pattern
+from gateway.policy.fields import seconds
 
 
 @pytest.mark.parametrize(

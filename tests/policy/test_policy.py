@@ -37,6 +37,9 @@ def test_a_hint_never_loosens(obj, label, load, hint):
     assert hinted.ttl <= without.ttl
     assert RANK[hinted.mode] >= RANK[without.mode]
     assert hinted.offload <= without.offload
+    assert hinted.max_quality_loss <= without.max_quality_loss
+    assert hinted.keep <= without.keep
+    assert hinted.share <= without.share
     assert hinted.priority <= without.priority
     for temperature in (None, 0.0, 0.5, 2.0):
         assert compiled.may_store(hinted, temperature) <= compiled.may_store(without, temperature)

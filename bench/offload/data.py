@@ -1,0 +1,85 @@
+"""Labelled data as streams of requests: what was asked, of what subject, who would have answered it well."""
+
+import gzip
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench.accuracy.vectors import vectors
+from gateway.embedding.sentence import SentenceEmbedder
+from gateway.interfaces import Vector
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("GATEWAY_DATA", ROOT / ".." / "shared" / "data"))
+PAIRS = (
+    ("Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct"),
+    ("Mistral-7B-Instruct-v0.2", "gemini-1.5-pro-002"),
+)  # small and large of MMLU-Pro: one family, and two of different makers
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """n questions with the score (0 or 1) that each of two models got."""
+
+    name: str
+    texts: list[str]
+    subjects: list[str]
+    small: Array  # (n,)
+    large: Array  # (n,)
+    vectors: Vector  # (n, dim)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rb") as lines:
+        return [orjson.loads(line) for line in lines]
+
+
+def questions(data: Path, embedder: SentenceEmbedder, cache: Path) -> list[Questions]:
+    """MMLU, GSM8K and MMLU-Pro with two pairs of models."""
+    found = []
+    for name, file in (("MMLU", "mmlu_small_large"), ("GSM8K", "gsm8k_small_large")):
+        read = rows(data / f"{file}.jsonl.gz")
+        texts = [row["prompt"] for row in read]
+        small, large = (np.array([float(r[key]) for r in read]) for key in ("small_correct", "large_correct"))
+        subjects = [row.get("subject", "gsm8k") for row in read]
+        found.append(Questions(name, texts, subjects, small, large, vectors(embedder, texts, cache)))
+    read = rows(data / "mmlu_pro.jsonl.gz")
+    texts = [_with_options(row) for row in read]
+    embedded = vectors(embedder, texts, cache)
+    for pair in PAIRS:
+        small, large = (np.array([float(row["correct"].get(model, 0)) for row in read]) for model in pair)
+        subjects = [row["label"] for row in read]
+        found.append(Questions(f"MMLU-Pro {pair[0]} to {pair[1]}", texts, subjects, small, large, embedded))
+    return found
+
+
+def _with_options(row: dict[str, Any]) -> str:
+    options = (f"{chr(65 + at)}. {option}" for at, option in enumerate(row["options"]))
+    return "\n".join([row["question"], *options, "Answer:"])
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """BANKING77: n messages with their intent, which is also the answer."""
+
+    texts: list[str]
+    labels: list[str]
+    vectors: Vector
+
+
+def banking(data: Path, embedder: SentenceEmbedder, cache: Path) -> Messages:
+    """All messages in an order drawn once by the texts themselves, so that every cut is a fair sample."""
+    read = rows(data / "banking77.jsonl.gz")
+    order = np.random.default_rng(77).permutation(len(read))
+    texts = [str(read[at]["text"]) for at in order]
+    labels = [str(read[at]["intent"]) for at in order]
+    return Messages(texts, labels, vectors(embedder, texts, cache))

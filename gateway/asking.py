@@ -1,0 +1,157 @@
+"""One whole answer from a model, for the gateway itself: behind the gate, for a judge, beside the traffic.
+
+It goes through dispatch like any request and is counted like any. It must never be a client's stream, and
+never hide that the model asked was not the one that answered.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from multidict import CIMultiDict
+
+from gateway.cache.flight import Call
+from gateway.errors import BackendUnreachable
+from gateway.exchange import Answer, Controls, Exchange, Request
+from gateway.metrics import Metrics
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.routing.headers import accept_readable, to_upstream
+from gateway.routing.upstream import Sent
+from gateway.wire import answer
+from gateway.wire.request import rewrite
+
+PATHS = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "responses": "/responses",
+    "embeddings": "/embeddings",
+}
+_OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A complete 2xx answer, and who gave it."""
+
+    answer: Answer
+    headers: Any  # as upstream sent them
+    backend: str
+    attempts: int
+    cost: float  # dollars
+
+
+class Asker:
+    """Asks listed models. `keep`: bytes of an answer at most."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        dispatch: Dispatch,
+        metrics: Metrics,
+        trust_client_key: Callable[[], bool],
+        keep: int,
+    ) -> None:
+        self._fleet = fleet
+        self._dispatch = dispatch
+        self._metrics = metrics
+        self._trust_client_key = trust_client_key
+        self._keep = keep
+
+    async def ask(self, x: Exchange, name: str) -> Asked:
+        """The model's own answer to `x.request`, which does not stream; no fallback's.
+
+        Raises:
+            GatewayError: there is none, or not a 2xx, or it is too long.
+        """
+        model = self.alone(name)
+
+        async def run(call: Call) -> None:
+            await self._dispatch.send(
+                x, model, "POST", path(x), prepare=self._prepare(x, model), into=call, hold=self._keep
+            )
+
+        call = Call(run, self._keep)
+        reader = call.subscribe()
+        try:
+            await reader.head()
+            async for _ in reader.chunks():
+                pass
+        finally:
+            reader.leave()
+        return await self._read(x, model, call)
+
+    def alone(self, name: str) -> Model:
+        """A model's entry without its fallbacks. Raises NotFound."""
+        model = self._fleet.model(name)
+        return replace(model, fallback=()) if model.fallback else model
+
+    def _prepare(self, x: Exchange, model: Model) -> Callable[[Model, Backend], Sent]:
+        request = x.request
+        assert request is not None
+
+        def prepare(_: Model, backend: Backend) -> Sent:
+            headers = to_upstream(
+                x.headers,
+                api_key=backend.api_key,
+                trust_client=self._trust_client_key(),
+                request_id=x.request_id,
+            )
+            accept_readable(headers)
+            return Sent(headers, rewrite(request, model=backend.model))
+
+        return prepare
+
+    async def _read(self, x: Exchange, model: Model, call: Call) -> Asked:
+        request, whole = x.request, call.whole
+        assert request is not None
+        if whole is None or not 200 <= call.status < 300:
+            raise BackendUnreachable(
+                f"The model '{model.name}' gave no answer that can be used ({call.status})."
+            )
+        head = call.headers
+        given = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
+        read = (
+            answer.read(*given) if len(whole) <= _OFF_LOOP else await asyncio.to_thread(answer.read, *given)
+        )
+        self._metrics.used(model.name, read.usage.prompt, read.usage.completion)
+        cost = read.usage.prompt * model.price_input + read.usage.completion * model.price_output
+        return Asked(read, head, call.backend, call.attempts, cost)
+
+
+def path(x: Exchange) -> str:
+    """Below the base URL, with the caller's query."""
+    assert x.request is not None
+    return PATHS[x.request.endpoint] + x.query
+
+
+def aside(x: Exchange, request: Request) -> Exchange:
+    """The caller's exchange with another request in it: a small model's."""
+    return Exchange(
+        x.request_id, x.headers, x.query, tenant=x.tenant, request=request, ruling=x.ruling, plan=x.plan
+    )
+
+
+def beside(x: Exchange | None, request: Request, name: str) -> Exchange:
+    """An exchange that nobody waits for: it takes its place after all others. `name`: of its request id.
+
+    With the credentials of the caller whose request gave rise to it, where there is one.
+    """
+    headers: CIMultiDict[str] = CIMultiDict() if x is None else CIMultiDict(x.headers)
+    for each in ("x-gateway-deadline", "x-gateway-session"):
+        headers.popall(each, None)
+    headers["x-gateway-priority"] = "batch"
+    headers["Content-Type"] = "application/json"
+    id = f"{name}-{time.time_ns():x}" if x is None else f"{x.request_id[:180]}-{name}"
+    return Exchange(
+        id, headers, "" if x is None else x.query, tenant="" if x is None else x.tenant, request=request
+    )
+
+
+def question(model: str, text: str, **fields: Any) -> Request:
+    """A chat request of one user message."""
+    body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+    return Request("chat", orjson.dumps(body), body, model, False, False, text, None, None, Controls())
