@@ -83,3 +83,62 @@ def banking(data: Path, embedder: SentenceEmbedder, cache: Path) -> Messages:
     texts = [str(read[at]["text"]) for at in order]
     labels = [str(read[at]["intent"]) for at in order]
     return Messages(texts, labels, vectors(embedder, texts, cache))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One request whose outcome on both models is known, or can be told from the small one's answer."""
+
+    kind: str  # the data it is from
+    category: str  # as a gateway's classifier would say
+    text: str
+    answer: str  # the large model's
+    large: float  # its score
+    small: float | None  # recorded score without examples; None: right where it says what the large one says
+    vector: Vector
+
+
+KINDS = {"BANKING77": "support", "CLINC150": "assistant", "GSM8K": "math", "MMLU-Pro": "exam"}
+LABELS = ("BANKING77", "CLINC150")  # what a small model can do with examples, and not without
+EXAM = ("Mistral-7B-Instruct-v0.2", "Llama-3.1-70B-Instruct")  # a small model that cannot, and one with answers
+
+
+def mixed(data: Path, embedder: SentenceEmbedder, cache: Path, count: int, seed: int = 0) -> list[Request]:
+    """`count` requests of all four kinds in an order drawn by chance: as many of each as it has, in proportion."""
+    rng = np.random.default_rng(seed)
+    found = [*_labelled(data), *_recorded(data)]
+    drawn = [found[at] for at in rng.permutation(len(found))[:count]]
+    texts = [request[2] for request in drawn]
+    embedded = vectors(embedder, texts, cache)
+    return [Request(*request, vector) for request, vector in zip(drawn, embedded, strict=True)]
+
+
+Row = tuple[str, str, str, str, float, float | None]
+
+
+def _labelled(data: Path) -> list[Row]:
+    """Messages whose answer is their label, which the large model always knows."""
+    return [
+        (kind, KINDS[kind], str(row["text"]), str(row["intent"]), 1.0, None)
+        for kind in LABELS
+        for row in rows(data / f"{kind.lower()}.jsonl.gz")
+        if row["intent"] != "oos"
+    ]
+
+
+def _recorded(data: Path) -> list[Row]:
+    """Questions with the recorded scores of both models: Mixtral and GPT-4 in GSM8K, EXAM in MMLU-Pro."""
+    found: list[Row] = [
+        ("GSM8K", KINDS["GSM8K"], row["prompt"], row["large_answer"], *_scores(row))
+        for row in rows(data / "gsm8k_small_large.jsonl.gz")
+    ]
+    said = {row["id"]: row["text"] for row in rows(data / "mmlu_pro_large_answers.jsonl.gz")}
+    for row in rows(data / "mmlu_pro.jsonl.gz"):
+        small, large = (float(row["correct"].get(model, 0)) for model in EXAM)
+        answer = said.get(row["id"]) or row["answer"]
+        found.append(("MMLU-Pro", KINDS["MMLU-Pro"], _with_options(row), str(answer), large, small))
+    return found
+
+
+def _scores(row: dict[str, Any]) -> tuple[float, float]:
+    return float(row["large_correct"]), float(row["small_correct"])
