@@ -84,11 +84,14 @@ class Offloading:
         self.selector = Selector(rng=self.rng)
         self.router = Router(routing, rng=self.rng)
         self.now = 0.0  # seconds
-        self.examples = Examples(BUDGET, clock=lambda: self.now)
+        self.examples = Examples(BUDGET, clock=self._clock)
         self.outcomes, self.told, self.random = outcomes, told, random
         self._requests, self._small = requests, small
         self._index = np.zeros((len(requests), requests[0].vector.shape[0]), np.float32)
         self._last = 0
+
+    def _clock(self) -> float:
+        return self.now
 
     def decide(self, at: int, *, excess: float = 0.0, cost: float = 0.1) -> Decision:
         request = self._requests[at]
