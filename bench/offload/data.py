@@ -78,11 +78,14 @@ class Messages:
 
 def banking(data: Path, embedder: SentenceEmbedder, cache: Path) -> Messages:
     """All messages in an order drawn once by the texts themselves, so that every cut is a fair sample."""
+    texts, labels = _shuffled(data)
+    return Messages(texts, labels, vectors(embedder, texts, cache))
+
+
+def _shuffled(data: Path) -> tuple[list[str], list[str]]:
     read = rows(data / "banking77.jsonl.gz")
     order = np.random.default_rng(77).permutation(len(read))
-    texts = [str(read[at]["text"]) for at in order]
-    labels = [str(read[at]["intent"]) for at in order]
-    return Messages(texts, labels, vectors(embedder, texts, cache))
+    return [str(read[at]["text"]) for at in order], [str(read[at]["intent"]) for at in order]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,43 +103,56 @@ class Request:
 
 KINDS = {"BANKING77": "support", "CLINC150": "assistant", "GSM8K": "math", "MMLU-Pro": "exam"}
 LABELS = ("BANKING77", "CLINC150")  # what a small model can do with examples, and not without
-EXAM = ("Mistral-7B-Instruct-v0.2", "Llama-3.1-70B-Instruct")  # a small model that cannot, and one with answers
+EXAM = (
+    "Mistral-7B-Instruct-v0.2",
+    "Llama-3.1-70B-Instruct",
+)  # a small model that cannot, and one with answers
 
 
 def mixed(data: Path, embedder: SentenceEmbedder, cache: Path, count: int, seed: int = 0) -> list[Request]:
     """`count` requests of all four kinds in an order drawn by chance: as many of each as it has, in proportion."""
-    rng = np.random.default_rng(seed)
-    found = [*_labelled(data), *_recorded(data)]
-    drawn = [found[at] for at in rng.permutation(len(found))[:count]]
-    texts = [request[2] for request in drawn]
-    embedded = vectors(embedder, texts, cache)
-    return [Request(*request, vector) for request, vector in zip(drawn, embedded, strict=True)]
+    found: list[Request] = []
+    for rows_of in (_banking, _clinc, _gsm8k, _exam):
+        requests = rows_of(data)
+        embedded = vectors(embedder, [request[2] for request in requests], cache)
+        found += [Request(*request, vector) for request, vector in zip(requests, embedded, strict=True)]
+    return [found[at] for at in np.random.default_rng(seed).permutation(len(found))[:count]]
 
 
 Row = tuple[str, str, str, str, float, float | None]
 
 
-def _labelled(data: Path) -> list[Row]:
+def _banking(data: Path) -> list[Row]:
     """Messages whose answer is their label, which the large model always knows."""
+    kind = "BANKING77"
+    return [(kind, KINDS[kind], text, label, 1.0, None) for text, label in zip(*_shuffled(data), strict=True)]
+
+
+def _clinc(data: Path) -> list[Row]:
+    """The same, within scope: what is out of it has no answer."""
+    kind = "CLINC150"
+    read = [row for row in rows(data / "clinc150.jsonl.gz") if row["intent"] != "oos"]
+    return [(kind, KINDS[kind], str(row["text"]), str(row["intent"]), 1.0, None) for row in read]
+
+
+def _gsm8k(data: Path) -> list[Row]:
+    """Recorded scores of Mixtral-8x7B and GPT-4."""
+    kind = "GSM8K"
     return [
-        (kind, KINDS[kind], str(row["text"]), str(row["intent"]), 1.0, None)
-        for kind in LABELS
-        for row in rows(data / f"{kind.lower()}.jsonl.gz")
-        if row["intent"] != "oos"
-    ]
-
-
-def _recorded(data: Path) -> list[Row]:
-    """Questions with the recorded scores of both models: Mixtral and GPT-4 in GSM8K, EXAM in MMLU-Pro."""
-    found: list[Row] = [
-        ("GSM8K", KINDS["GSM8K"], row["prompt"], row["large_answer"], *_scores(row))
+        (kind, KINDS[kind], row["prompt"], row["large_answer"], *_scores(row))
         for row in rows(data / "gsm8k_small_large.jsonl.gz")
     ]
+
+
+def _exam(data: Path) -> list[Row]:
+    """Recorded scores of EXAM, and what the larger of them said."""
+    kind = "MMLU-Pro"
     said = {row["id"]: row["text"] for row in rows(data / "mmlu_pro_large_answers.jsonl.gz")}
+    found: list[Row] = []
     for row in rows(data / "mmlu_pro.jsonl.gz"):
         small, large = (float(row["correct"].get(model, 0)) for model in EXAM)
-        answer = said.get(row["id"]) or row["answer"]
-        found.append(("MMLU-Pro", KINDS["MMLU-Pro"], _with_options(row), str(answer), large, small))
+        answer = str(said.get(row["id"]) or row["answer"])
+        found.append((kind, KINDS[kind], _with_options(row), answer, large, small))
     return found
 
 

@@ -13,7 +13,8 @@ from random import Random
 import numpy as np
 
 from bench.accuracy.measure import Table
-from bench.fleet.arrivals import Arrival, Trace, load, paced
+from bench.fleet.arrivals import Arrival, Trace
+from bench.fleet.arrivals import load as laid
 from bench.fleet.engine import Engine
 from bench.fleet.simulate import Outcome, Run, Variant
 from bench.offload.data import Request
@@ -26,9 +27,15 @@ from gateway.routing.strategies import strategy
 # The paper's Qwen2.5 pair, 32B and 3B; the simulated engine is an 8B model's, and time goes by size.
 LARGE, SMALL = 8 / 32, 8 / 3
 ENGINES = 6, 2
-EXAMPLE = 450  # tokens in the small model's prompt: question and answer, each as long as the trace's mean answer
-TAUGHT = 8000  # requests served before, without load, so that store and router are not new
-UTILISATIONS = (0.8, 1.5, 2.5)  # of the large pool's capacity
+EXAMPLE = (
+    450  # tokens in the small model's prompt: question and answer, each as long as the trace's mean answer
+)
+LOADS: dict[str, tuple[float, ...]] = {  # utilisations of the large pool, in turn
+    "0.7": (0.7,),
+    "1.5": (1.5,),
+    "2.5": (2.5,),
+    "0.5 and 2 in turn": (0.5, 2.0, 0.5, 2.0),
+}
 SEED = 1
 QUIET = Routing(compare=0.0, routine=0.0)  # comparisons are made off-peak
 
@@ -144,22 +151,29 @@ def taught(requests: Sequence[Request], count: int) -> Offloading:
     return offloading
 
 
-def measured(
-    trace: Trace, requests: Sequence[Request], before: int = TAUGHT
-) -> dict[float, dict[str, Figures]]:
-    """By utilisation of the large pool and way."""
-    base, seconds = load(trace, [LARGE] * ENGINES[0], len(requests) - before)
+def measured(trace: Trace, requests: Sequence[Request], before: int) -> dict[str, dict[str, Figures]]:
+    """By load of the large pool and way. The first `before` requests are served without load, to teach the router."""
+    base, seconds = laid(trace, [LARGE] * ENGINES[0], len(requests) - before)
     known = taught(requests, before)
     return {
-        utilisation: {
-            name: serve(way, paced(base, seconds / utilisation), known, requests, before)
-            for name, way in WAYS.items()
+        name: {
+            way: serve(how, in_turn(base, seconds, utilisations), known, requests, before)
+            for way, how in WAYS.items()
         }
-        for utilisation in UTILISATIONS
+        for name, utilisations in LOADS.items()
     }
 
 
-def table(found: dict[float, dict[str, Figures]]) -> Table:
+def in_turn(arrivals: Sequence[Arrival], seconds: float, utilisations: Sequence[float]) -> list[Arrival]:
+    """As many requests at each utilisation, one after the other. `seconds`: of all of them at capacity."""
+    parts = len(utilisations)
+    bounds = [arrivals[part * len(arrivals) // parts].at for part in range(parts)] + [arrivals[-1].at]
+    lasts = [seconds * (b - a) / u for a, b, u in zip(bounds, bounds[1:], utilisations, strict=False)]
+    starts = np.concatenate([[0.0], np.cumsum(lasts)])
+    return [replace(a, at=float(np.interp(a.at, bounds, starts))) for a in arrivals]
+
+
+def table(found: dict[str, dict[str, Figures]]) -> Table:
     """Throughput and p50 latency also against always large."""
     rows = Table(
         "load",
@@ -170,12 +184,12 @@ def table(found: dict[float, dict[str, Figures]]) -> Table:
             "refused %", "offloaded %", "quality", "lost, points",
         ),
     )  # fmt: skip
-    for utilisation, ways in found.items():
+    for load, ways in found.items():
         base = ways["always large"]
         for name, f in ways.items():
             rows.rows.append(
                 [
-                    utilisation,
+                    load,
                     name,
                     f"{f.throughput:.2f}",
                     f"{f.throughput / base.throughput:.2f}",

@@ -174,7 +174,7 @@ class Record:
     @property
     def worst(self) -> float:
         """Highest cumulative loss after the first 500."""
-        return float((np.cumsum(self.lost) / np.arange(1, len(self.lost) + 1))[500:].max(initial=0.0))
+        return float(losses(self)[500:].max(initial=0.0))
 
 
 def play(requests: Sequence[Request], served: Offloading) -> Record:
@@ -226,13 +226,15 @@ def _stops(count: int) -> list[int]:
 
 
 def shares(record: Record) -> dict[str, Array]:
-    """For the picture: cumulative share offloaded of label tasks and of the impossible, and cumulative loss."""
-    seen = np.arange(1, len(record.kinds) + 1)
+    """For the picture: cumulative share (n,) offloaded of all, of label tasks and of what cannot be done."""
     able = np.array([kind in LABELS for kind in record.kinds])
     offloaded = np.array(record.offloaded, dtype=float)
+    parts = {"all": np.ones(len(able)), "label tasks": able, "GSM8K and MMLU-Pro": ~able}
     return {
-        "all requests": np.cumsum(offloaded) / seen,
-        "label tasks": np.cumsum(offloaded * able) / np.maximum(1, np.cumsum(able)),
-        "GSM8K and MMLU-Pro": np.cumsum(offloaded * ~able) / np.maximum(1, np.cumsum(~able)),
-        "loss": np.cumsum(record.lost) / seen,
+        name: np.cumsum(offloaded * part) / np.maximum(1, np.cumsum(part)) for name, part in parts.items()
     }
+
+
+def losses(record: Record) -> Array:
+    """Cumulative mean loss (n,)."""
+    return np.cumsum(record.lost) / np.arange(1, len(record.lost) + 1)
