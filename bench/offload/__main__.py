@@ -172,7 +172,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the labelled data")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/offload", help="CSV and pictures")
     parser.add_argument("--cache", type=Path, default=ROOT / "bench/results/cache", help="model and vectors")
-    parser.add_argument("--requests", type=int, default=12000, help="of mixed traffic, for router and load")
+    parser.add_argument("--requests", type=int, default=9000, help="of mixed traffic, for router and load")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     return parser.parse_args()
 

@@ -37,7 +37,11 @@ LOADS: dict[str, tuple[float, ...]] = {  # utilisations of the large pool, in tu
     "0.5 and 2 in turn": (0.5, 2.0, 0.5, 2.0),
 }
 SEED = 1
+THRESHOLD = 0.3  # of load: engines slow down as their batches grow, long before they are full
 QUIET = Routing(compare=0.0, routine=0.0)  # comparisons are made off-peak
+# What may be lost is saved for when it buys most: without load nothing is offloaded at a loss, under load more than
+# else at once. On average the same floor holds.
+SAVING = Routing(compare=0.0, routine=0.0, tolerance=0.0, reach=16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +50,18 @@ class Way:
 
     engines: tuple[int, int] = ENGINES
     offloads: bool | None = None  # None: by the router; else always, or never
-    aware: bool = True  # the router is told the load
+    routing: Routing = QUIET
+    aware: bool = False  # the router is told the load
+    floor: float = FLOOR
 
 
 WAYS = {
     "always large": Way(offloads=False),
     "always large, on all engines": Way((sum(ENGINES), 0), offloads=False),
     "always small, with examples": Way(offloads=True),
-    "load-blind router": Way(aware=False),
-    "ours": Way(),
+    "load-blind router": Way(),
+    "load-blind router, floor 0.015": Way(floor=0.015),
+    "ours": Way(routing=SAVING, aware=True),
 }
 
 
@@ -82,7 +89,7 @@ class Mixed(Run):
     first: int = 0  # the first arrival's place in `requests`
     scores: dict[int, float] = field(default_factory=dict)  # by place in `outcomes`
     small: dict[int, bool] = field(default_factory=dict)
-    pressure: Pressure = field(default_factory=Pressure)
+    pressure: Pressure = field(default_factory=lambda: Pressure(THRESHOLD))
     _decisions: dict[int, tuple[int, Decision]] = field(default_factory=dict)
 
     def _arrive(self, arrival: Arrival) -> None:
@@ -137,6 +144,7 @@ def serve(
     models = [Model(name, tuple(pool), 0, 0) for name, pool in zip(("large", "small"), pools, strict=True)]
     fleet = Fleet(models, strategy("least-completion", Random(SEED)))
     offloading = copy.deepcopy(taught, {id(requests): requests})
+    offloading.router.settings, offloading.floor = way.routing, way.floor
     engines = [Engine(speed) for speed in speeds]
     run = Mixed(engines, fleet, Variant(""), way=way, offloading=offloading, requests=requests, first=first)
     run.run(arrivals)
@@ -147,7 +155,6 @@ def taught(requests: Sequence[Request], count: int) -> Offloading:
     """Store and router after `count` requests without load, a tenth of the outcomes known."""
     offloading = Offloading(requests, copies, outcomes=0.1)
     play(requests[:count], offloading)
-    offloading.router.settings = QUIET
     return offloading
 
 

@@ -66,7 +66,7 @@ class Offloading:
     """Store, selector and router in front of one pair of models, as the gateway puts them together.
 
     `outcomes`: share of answers whose outcome becomes known. `told`: whether the category is known. `random`:
-    examples are drawn by chance from the store instead, as many as would have been chosen.
+    examples are drawn by chance from the store instead, as many as would have been chosen. `floor`: max_quality_loss.
     """
 
     def __init__(
@@ -79,13 +79,14 @@ class Offloading:
         random: bool = False,
         seed: int = 0,
         routing: Routing | None = None,
+        floor: float = FLOOR,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.selector = Selector(rng=self.rng)
         self.router = Router(routing, rng=self.rng)
         self.now = 0.0  # seconds
         self.examples = Examples(BUDGET, clock=self._clock)
-        self.outcomes, self.told, self.random = outcomes, told, random
+        self.outcomes, self.told, self.random, self.floor = outcomes, told, random, floor
         self._requests, self._small = requests, small
         self._index = np.zeros((len(requests), requests[0].vector.shape[0]), np.float32)
         self._last = 0
@@ -99,7 +100,7 @@ class Offloading:
         asked = Asked.of(request.text, len(request.text) // 4, category)
         selection = self.selector.select(asked, self._near(request), ROOM)
         features = situation(asked, selection, request.vector)
-        choice = self.router.choose(features, max_quality_loss=FLOOR, excess=excess, cost=cost)
+        choice = self.router.choose(features, max_quality_loss=self.floor, excess=excess, cost=cost)
         return Decision(selection, choice)
 
     def answered(self, at: int, decision: Decision) -> float:
