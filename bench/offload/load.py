@@ -60,7 +60,7 @@ WAYS = {
     "always large, on all engines": Way((sum(ENGINES), 0), offloads=False),
     "always small, with examples": Way(offloads=True),
     "load-blind router": Way(),
-    "load-blind router, floor 0.015": Way(floor=0.015),
+    "load-blind router, floor 0.025": Way(floor=0.025),
     "ours": Way(routing=SAVING, aware=True),
 }
 
