@@ -79,9 +79,15 @@ class Run:
     _streams: list[dict[int, tuple[Job, Lease]]] = field(default_factory=list)
     _reports: deque[tuple[float, int, Report]] = field(default_factory=deque)
     _number: int = 0
+    _backends: list[Backend] = field(default_factory=list)  # one for each engine, in the same order
 
     def play(self, arrivals: Sequence[Arrival]) -> Result:
-        """Until every request has ended one way or another."""
+        """Until every request has ended one way or another; those at the beginning are not counted."""
+        self.run(arrivals)
+        return summary(self.outcomes[int(WARM * len(self.outcomes)) :])
+
+    def run(self, arrivals: Sequence[Arrival]) -> None:
+        self._backends = self.fleet.backends
         self._streams = [{} for _ in self.engines]
         timers = [(LOOK, self._look), (TICK, self._tick)]
         if self.variant.lag is not None:
@@ -102,7 +108,6 @@ class Run:
                 place = due.index(now)
                 timers[place][1]()
                 due[place] += timers[place][0]
-        return summary(self.outcomes[int(WARM * len(self.outcomes)) :])
 
     def _run(self, event: tuple[float, int, int]) -> None:
         engine = self.engines[event[2]]
@@ -117,9 +122,11 @@ class Run:
             heapq.heappush(self._events, (wake, self._number, place))
 
     def _arrive(self, arrival: Arrival) -> None:
-        outcome = Outcome(arrival)
+        self._ask(self.fleet.default, Outcome(arrival))
+
+    def _ask(self, model: Model, outcome: Outcome) -> None:
+        arrival = outcome.arrival
         self.outcomes.append(outcome)
-        model = self.fleet.default
         known = arrival.output if self.variant.oracle else self.fleet.lengths.output(model.name, "")
         work = Work(arrival.prompt, known, model.name, tenant=arrival.tenant, prefix=arrival.blocks)
 
@@ -148,6 +155,7 @@ class Run:
             outcome.ended = now
             del streams[id(job)]
             lease.done(now, 200, arrival.prompt, arrival.output)
+            self._ended(outcome)
 
         job = Job(arrival.prompt, arrival.output, arrival.blocks, first, done)
         streams[id(job)] = job, lease
@@ -155,6 +163,9 @@ class Run:
         self.engines[place].submit(job, self.now)
         if self.engines[place].wake != before:
             self._wake(place)
+
+    def _ended(self, outcome: Outcome) -> None:
+        """An answer is complete."""
 
     def _look(self) -> None:
         for engine, streams in zip(self.engines, self._streams, strict=True):
@@ -172,7 +183,7 @@ class Run:
         while self._reports and self._reports[0][0] + lag <= self.now:
             _, place, report = self._reports.popleft()
             late = Report(report.running, report.waiting, report.kv_use, self.now)
-            self.fleet.default.backends[place].signals.reported(late)
+            self._backends[place].signals.reported(late)
 
 
 def simulate(variant: Variant, arrivals: Sequence[Arrival], speeds: Sequence[float], seed: int) -> Result:

@@ -1,13 +1,22 @@
-"""`python -m bench.offload [--data DIR] [--out DIR]`: what the router recovers, what it costs, as tables and CSV."""
+"""`python -m bench.offload [--data DIR] [--out DIR]`: what the router recovers, saves and costs, as tables and CSV.
+
+Parts: "gaps" and "streams" on recorded outcomes, "router" on mixed traffic from an empty store, "load" beyond a
+large pool's capacity, "decision" the time one takes. The real small model has its own: `bench.offload.icl`.
+"""
 
 import argparse
+import os
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
 from bench.accuracy.measure import Table
-from bench.offload.data import DATA, ROOT, Questions, questions
+from bench.fleet.arrivals import read
+from bench.offload import load, stream
+from bench.offload.data import DATA, ROOT, Questions, Request, mixed, questions
 from bench.offload.picture import curves
 from bench.offload.replay import SHARES, Point, by_subject, ranked, recovered, served
 from gateway.embedding.sentence import SentenceEmbedder
@@ -18,16 +27,51 @@ from gateway.offload.selector import Asked, Selector
 FLOOR = 0.02  # max_quality_loss
 OUTCOMES = (1.0, 0.1)  # share of served answers whose outcome becomes known
 SEEDS = (0, 1, 2)
+PARTS = ("gaps", "streams", "router", "load", "decision")
 
 
 def main() -> None:
     options = _options()
-    embedder = SentenceEmbedder(cache=options.cache / "models")
-    sets = questions(options.data, embedder, options.cache)
+    embedder = SentenceEmbedder(cache=options.cache / "models", threads=os.cpu_count() or 1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for table in (gaps(sets), streams(sets, options.out), decision_cost()):
+    for table in tables(options, embedder):
         print(table.markdown(), flush=True)
         (options.out / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+
+
+def tables(options: argparse.Namespace, embedder: SentenceEmbedder) -> Iterator[Table]:
+    if {"gaps", "streams"} & set(options.parts):
+        sets = questions(options.data, embedder, options.cache)
+        if "gaps" in options.parts:
+            yield gaps(sets)
+        if "streams" in options.parts:
+            yield streams(sets, options.out)
+    if {"router", "load"} & set(options.parts):
+        requests = mixed(options.data, embedder, options.cache, options.requests)
+        if "router" in options.parts:
+            yield router(requests, options.out)
+        if "load" in options.parts:
+            trace = read(options.data, "azure_llm_2023_conv", Random(load.SEED))
+            yield load.table(load.measured(trace, requests, 2 * len(requests) // 3))
+    if "decision" in options.parts:
+        yield decision_cost()
+
+
+def router(requests: Sequence[Request], out: Path) -> Table:
+    runs = dict(stream.records(requests))
+    for name, record in runs.items():
+        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
+        shares = stream.shares(record)
+        title = f"Mixed traffic from an empty store: {name}"
+        curves(
+            out / f"router-{slug}.png",
+            title,
+            np.arange(len(requests)) + 1,
+            shares,
+            stream.losses(record),
+            FLOOR,
+        )
+    return stream.table(runs)
 
 
 def gaps(sets: list[Questions]) -> Table:
@@ -85,7 +129,8 @@ def streams(sets: list[Questions], out: Path) -> Table:
             table.rows.append([each.name, f"{outcomes:.0%}", *_row(points[-1], worst)])
             if outcomes == OUTCOMES[0]:
                 slug = "".join(c if c.isalnum() else "-" for c in each.name.lower())
-                (out / f"stream-{slug}.svg").write_text(curves(each.name, points, FLOOR), encoding="utf-8")
+                seen, offloaded, loss = np.array([(p.seen, p.offloaded, p.loss) for p in points]).T
+                curves(out / f"stream-{slug}.png", each.name, seen, {"all": offloaded}, loss, FLOOR)
     head = "data,outcomes,seen,offloaded,loss"
     (out / "curves.csv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
     return table
@@ -127,6 +172,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the labelled data")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/offload", help="CSV and pictures")
     parser.add_argument("--cache", type=Path, default=ROOT / "bench/results/cache", help="model and vectors")
+    parser.add_argument("--requests", type=int, default=9000, help="of mixed traffic, for router and load")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     return parser.parse_args()
 
 

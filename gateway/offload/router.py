@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gateway.interfaces import Vector
 from gateway.offload.logistic import Estimate, Logistic
-from gateway.offload.selector import Asked, Selection
+from gateway.offload.selector import CUT, Asked, Selection
 
 Array = NDArray[np.float64]
 
@@ -24,26 +24,35 @@ FIGURES = 8
 BUCKETS = 32  # categories are hashed into so many
 PROJECTED = 64  # of the question's vector
 FEATURES = FIGURES + BUCKETS + PROJECTED
+# Untaught, the small model is the better the more examples agree. What a question's words say beside its figures
+# is small: a wide prior on 64 of them would keep everything in doubt for thousands of outcomes.
+_EXPECTED = np.array([0.0] * (FIGURES - 3) + [0.5] * 3 + [0.0] * (BUCKETS + PROJECTED))
+_VARIANCE = np.concatenate([np.full(FIGURES + BUCKETS, 1.0), np.full(PROJECTED, 0.05)])
 
 
 def situation(asked: Asked, selection: Selection, vector: Vector | None) -> Array:
     """Features (FEATURES,) of a request with its chosen examples. `vector`: the question's, of unit length."""
     x = np.zeros(FEATURES)
-    utilities = selection.utilities or (0.0,)
     x[:FIGURES] = (
         1.0,
         math.log1p(asked.tokens) / 4 - 1,
-        selection.similarity,
-        selection.vote,
+        2 * (selection.similarity - CUT),
         len(selection.examples) / 5,
-        max(utilities),
-        sum(utilities) / len(utilities),
-        min(utilities),
+        bool(selection.examples),
+        # Shares as half logits: from 0.9 to 0.99 is as far as from 0.5 to 0.9, and that is where it is decided.
+        _half_logit(selection.utility),
+        _half_logit(selection.vote),
+        _half_logit(selection.agreement),
     )
     x[FIGURES + zlib.crc32(asked.category.encode()) % BUCKETS] = 1.0
     if vector is not None:
         x[FIGURES + BUCKETS :] = vector @ _projection(len(vector))
     return x
+
+
+def _half_logit(share: float) -> float:
+    share = min(0.98, max(0.02, share))
+    return math.log(share / (1 - share)) / 2
 
 
 @cache
@@ -141,11 +150,9 @@ class Router:
 
     def __init__(self, settings: Settings | None = None, rng: np.random.Generator | None = None) -> None:
         self.settings = settings or Settings()
-        variance = np.concatenate([np.full(FIGURES, 1.0), np.full(BUCKETS, 1.0), np.full(PROJECTED, 1.0)])
-        self.small = Logistic(np.zeros(FEATURES), variance)
-        self.large = Logistic(
-            np.concatenate([[2.0], np.zeros(FEATURES - 1)]), variance
-        )  # 0.88, until it is known
+        self.small = Logistic(_EXPECTED, _VARIANCE)
+        # 0.88, until it is known
+        self.large = Logistic(np.concatenate([[2.0], np.zeros(FEATURES - 1)]), _VARIANCE)
         self.ledger = Ledger()
         self._rng = rng or np.random.default_rng()
 

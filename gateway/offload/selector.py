@@ -74,6 +74,19 @@ class Selection:
         """The share of the neighbourhood that agrees with its favourite answer."""
         return float(self.compared[:, _AT["vote"]].max()) if len(self.compared) else 0.0
 
+    @property
+    def utility(self) -> float:
+        """Of the most useful candidate, chosen or not."""
+        return max((utility for _, _, utility in self.candidates), default=0.0)
+
+    @property
+    def agreement(self) -> float:
+        """The share of the chosen that agree with their favourite answer."""
+        if not self.examples:
+            return 0.0
+        said = np.array([example.said for example in self.examples])
+        return float(np.clip(said @ said.T, 0.0, 1.0).mean(axis=1).max())
+
 
 _AT = {name: at for at, name in enumerate(FEATURES)}
 
