@@ -488,7 +488,10 @@ def _best(
 
 
 def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:
-    """Those that may be used, have room for this work, and have not failed it before; the crowded only if all are."""
+    """Those that may be used, have room for this work, and have not failed it before.
+
+    The crowded only where none of ours is in progress: its end makes a better place than a queue among strangers.
+    """
     work, tried = ticket.work, ticket.tried
     prompt = work.prompt
     found = [
@@ -501,7 +504,8 @@ def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backe
         and (not b.health.ejected or b.health.available(now))
         and (not b.signals.quotas or b.signals.granted_at(prompt + work.output, now) <= now)
     ]
-    return [b for b in found if not b.signals.crowded] or found
+    free = [b for b in found if not b.signals.crowded]
+    return free if free or any(b.signals.in_flight for b in backends) else found
 
 
 def _no_backend(model: Model) -> Overloaded:

@@ -216,7 +216,7 @@ def test_an_engine_that_keeps_silent_gets_no_more_than_the_others() -> None:
     assert silent.requests < 5
 
 
-def test_a_crowded_engine_is_taken_only_where_all_are() -> None:
+def test_a_crowded_engine_is_taken_only_where_no_place_of_ours_will_free() -> None:
     full, free = backend("full"), backend("free")
     pool = Pool(full, free)
     full.signals.reported(Report(running=4, waiting=0, kv_use=None, at=0.0, places=4))
@@ -226,7 +226,14 @@ def test_a_crowded_engine_is_taken_only_where_all_are() -> None:
     pool.arrive(1.2)
     free.signals.reported(Report(running=4, waiting=0, kv_use=None, at=1.3, places=4))
     pool.arrive(1.4)
-    assert pool.placed == ["free", "free", "full"]
+    assert pool.placed == ["free", "free"]
+    pool.leases[-1].done(1.5, 200, 100, 10)
+    assert pool.placed == ["free", "free", "free"]
+    for lease in pool.leases[1:]:
+        lease.done(1.6, 200, 100, 10)
+    free.signals.reported(Report(running=4, waiting=0, kv_use=None, at=1.7, places=4))
+    pool.arrive(1.8)
+    assert len(pool.placed) == 4, "with none in progress one may wait among strangers"
 
 
 def test_a_cached_prefix_draws_its_prompt_until_the_wait_is_longer() -> None:
