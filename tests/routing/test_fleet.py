@@ -229,7 +229,7 @@ def test_a_crowded_engine_is_taken_only_where_no_place_of_ours_will_free() -> No
     assert pool.placed == ["free", "free"]
     pool.leases[-1].done(1.5, 200, 100, 10)
     assert pool.placed == ["free", "free", "free"]
-    for lease in pool.leases[1:]:
+    for lease in list(pool.leases):
         lease.done(1.6, 200, 100, 10)
     free.signals.reported(Report(running=4, waiting=0, kv_use=None, at=1.7, places=4))
     pool.arrive(1.8)
