@@ -23,6 +23,7 @@ from gateway.routing.work import OUTPUT, Lengths
 _PREFIXES = 8192  # blocks remembered a backend
 _HOMES = 65536  # blocks and sessions remembered a model
 _SHARE_SECONDS = 60.0  # memory of what a backend was given, where weights differ
+_PATIENT = 4.0  # times what a whole answer was expected to take, until it is overdue: lengths vary that much
 _ASIDE = 8  # waiting requests that may be passed over because they have tried what is free
 
 
@@ -47,6 +48,7 @@ class Backend:
     signals: Signals = field(default_factory=Signals)
     health: Health = field(default_factory=Health)
     _prefixes: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
+    _due: dict["Lease", float] = field(default_factory=dict)  # no first byte yet: by when it was expected
     _given: float = 0.0
     _given_at: float = 0.0
 
@@ -64,7 +66,20 @@ class Backend:
         s = self.signals
         fresh = work.prompt - self.warm(work, now) if work.prefix else work.prompt
         batch = s.in_flight + s.others + 1
-        return (s.backlog + fresh) * s.per_prompt + (work.output or OUTPUT) * s.pace.at(batch)
+        ahead = (s.backlog + fresh) * s.per_prompt + self.late(now)
+        return ahead + (work.output or OUTPUT) * s.pace.at(batch)
+
+    def late(self, now: float) -> float:
+        """Seconds by which the oldest request without a first byte is overdue: all that a silent engine tells."""
+        return max(0.0, now - next(iter(self._due.values()))) if self._due else 0.0
+
+    def expect(self, lease: "Lease", at: float) -> None:
+        """When this request should have its first byte."""
+        self._due[lease] = at
+
+    def heard(self, lease: "Lease") -> None:
+        """It has it, or it is over."""
+        self._due.pop(lease, None)
 
     def pressure(self, now: float) -> float:
         return self.signals.load(now)
@@ -378,6 +393,10 @@ class Lease:
         self._resident = self._tokens = 0
         self._batch = 0
         self._open = True
+        first = (signals.backlog + self._backlog) * signals.per_prompt
+        if not work.stream:
+            first = _PATIENT * (first + work.output * signals.pace.at(signals.in_flight + signals.others + 1))
+        backend.expect(self, now + first)
         signals.sent(self._backlog, work.output)
         backend.took(work, now)
         model.home(work, backend)
@@ -400,6 +419,7 @@ class Lease:
         if self.first_at is not None or not self._open:
             return
         self.first_at = now
+        self.backend.heard(self)
         signals = self.backend.signals
         self._batch = signals.in_flight + signals.others
         if self.work.stream:
@@ -451,6 +471,7 @@ class Lease:
         """Give back what is still held, and the room to whoever waits."""
         if self._open:
             self._open = False
+            self.backend.heard(self)
             self.backend.signals.ended(self._backlog, self._resident, self._left)
             self._fleet.serve(self._model, now, self.backend)
 
@@ -467,10 +488,13 @@ def _best(
 
 
 def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backend]:
-    """Those that may be used, have room for this work, and have not failed it before."""
+    """Those that may be used, have room for this work, and have not failed it before.
+
+    The crowded only where none of ours is in progress: its end makes a better place than a queue among strangers.
+    """
     work, tried = ticket.work, ticket.tried
     prompt = work.prompt
-    return [
+    found = [
         b
         for b in backends
         if b.signals.room >= prompt
@@ -480,6 +504,8 @@ def _open(backends: Sequence[Backend], ticket: Ticket, now: float) -> list[Backe
         and (not b.health.ejected or b.health.available(now))
         and (not b.signals.quotas or b.signals.granted_at(prompt + work.output, now) <= now)
     ]
+    free = [b for b in found if not b.signals.crowded]
+    return free if free or any(b.signals.in_flight for b in backends) else found
 
 
 def _no_backend(model: Model) -> Overloaded:

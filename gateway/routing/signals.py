@@ -209,6 +209,7 @@ class Signals:
         self.per_prompt = PREFILL_SECONDS  # seconds a prompt token, queueing inside the engine included
         self.pace = Pace()
         self.room = math.inf  # prompt tokens that would be started on soon; -1: none
+        self.crowded = False  # others have its places: one of ours may wait among them, where all are so
         self._prefill = Ratio()
         self._alone = Ratio()  # prefill of requests that found nobody ahead
         self._floor = Histogram(0.001)
@@ -347,8 +348,9 @@ class Signals:
             held = self.backlog + self.resident + self.output_left // 2
             room = min(room, _KV_FULL * self.kv_tokens - held)
         limit = self.limit if self.ceiling is None else self.ceiling
-        if limit is not None and self.in_flight + self.others + 1 > limit:
-            room = -1 if self.in_flight or self.ceiling is not None else room
+        self.crowded = limit is not None and self.in_flight + self.others + 1 > limit
+        if self.crowded and (self.in_flight or self.ceiling is not None):
+            room = -1
         self.room = room
 
     def granted_at(self, tokens: int, now: float) -> float:

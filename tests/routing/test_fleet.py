@@ -202,6 +202,40 @@ def test_a_backend_that_was_slow_once_is_tried_again() -> None:
     assert slow.requests > 10
 
 
+def test_an_engine_that_keeps_silent_gets_no_more_than_the_others() -> None:
+    silent, slow = backend("silent"), backend("slow")
+    pool = Pool(silent, slow)
+    now = 0.0
+    for _ in range(30):
+        now += 1.0
+        pool.arrive(now, prompt=100)
+        lease = pool.leases[-1]
+        if lease.backend is slow:  # slower than any engine is thought to be before it is known
+            lease.first(now + 0.5)
+            lease.done(now + 0.9, 200, None, 10)
+    assert silent.requests < 5
+
+
+def test_a_crowded_engine_is_taken_only_where_no_place_of_ours_will_free() -> None:
+    full, free = backend("full"), backend("free")
+    pool = Pool(full, free)
+    full.signals.reported(Report(running=4, waiting=0, kv_use=None, at=0.0, places=4))
+    free.signals.learn_first(100, 0, 0.0, 0.9)
+    pool.arrive(1.0)
+    pool.leases[-1].first(1.1)
+    pool.arrive(1.2)
+    free.signals.reported(Report(running=4, waiting=0, kv_use=None, at=1.3, places=4))
+    pool.arrive(1.4)
+    assert pool.placed == ["free", "free"]
+    pool.leases[-1].done(1.5, 200, 100, 10)
+    assert pool.placed == ["free", "free", "free"]
+    for lease in list(pool.leases):
+        lease.done(1.6, 200, 100, 10)
+    free.signals.reported(Report(running=4, waiting=0, kv_use=None, at=1.7, places=4))
+    pool.arrive(1.8)
+    assert len(pool.placed) == 4, "with none in progress one may wait among strangers"
+
+
 def test_a_cached_prefix_draws_its_prompt_until_the_wait_is_longer() -> None:
     pool = Pool(*(backend(str(i)) for i in range(40)))
     blocks = tuple(range(10))

@@ -124,6 +124,7 @@ def test_an_engine_that_tells_its_places_is_not_given_more() -> None:
     assert signals.room > 0
     signals.sent(10, 10)
     assert signals.room == -1
+    assert signals.crowded
     assert signals.load(1.0) == 1.0
 
 
