@@ -25,7 +25,7 @@ _KV_FULL = 0.95
 _FORGET = 30.0  # seconds without a request after which measured rates begin to fade
 _SMOOTH = 0.05  # weight of a new sample
 _FEW = 32  # tokens of an answer whose pace counts fully
-_DOUBT = 10.0  # squared requests by which batches must have differed until their slope counts half
+_DOUBT = 100.0  # squared requests by which batches must have differed until their slope counts half
 
 
 class Histogram:

@@ -187,9 +187,9 @@ def test_a_larger_batch_is_expected_to_be_slower_at_once() -> None:
 def test_how_much_a_batch_slows_an_engine_is_learned(alone: float, each: float) -> None:
     signals = Signals()
     for step in range(200):
-        batch = 1 + step % 8
+        batch = 1 + step % 24
         signals.learn_decode(100, 100 * (alone + each * batch), batch=batch, now=step)
-    for batch in (1, 4, 8):
+    for batch in (4, 12, 24):
         assert signals.pace.at(batch) == pytest.approx(alone + each * batch, rel=0.25)
 
 
