@@ -231,7 +231,7 @@ class App:
             await asyncio.sleep(_REFRESH_SECONDS)
             try:
                 if self.offloading.ready and self.offloading.pairs:
-                    await self.offloading.refresh()
+                    await self.offloading.library.refresh()
             except StoreError as error:
                 log.warning("other replicas' examples are not read: %s", error)
 
@@ -460,7 +460,7 @@ class App:
         self.cache.forget(
             self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
         )
-        self.offloading.purge(lambda example: policy.category(example.category).cache.mode == "none")
+        self.offloading.library.purge(lambda example: policy.category(example.category).cache.mode == "none")
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -510,8 +510,7 @@ class App:
         yield from readings.walked(self.pipeline, self.worker, self.server)
         yield from readings.routed(self.fleet, self.dispatch)
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
-        yield from self.offloading.readings()
-        yield from self.rehearsal.readings()
+        yield from readings.offloaded(self.offloading, self.rehearsal)
 
     async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
