@@ -6,6 +6,7 @@ Reads only; a name here is a line in docs/operations.md.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from gateway import log
 from gateway.cache.cache import Cache
@@ -147,6 +148,30 @@ def offloaded(offloading: Offloading, rehearsal: Rehearsal) -> Iterator[Reading]
     ]
     for name, text, what, counts in counted:
         yield name, text, "counter", (what,), by(counts)
+
+
+def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:
+    """What is held, as the admin API tells it."""
+    catalog, ledger = cache.catalog, cache.catalog.ledger
+    names = {c.name for c in policy.book.categories} | set(ledger.categories())
+    return {
+        "entries": len(catalog),
+        "bytes": ledger.used,
+        "capacity": ledger.capacity,
+        "categories": [
+            {
+                "name": name,
+                "entries": ledger.count_of(name),
+                "bytes": ledger.bytes_of(name),
+                "guarantee": ledger.guarantee_of(name),
+                "evicted": catalog.evicted.get(name, 0),
+            }
+            for name in sorted(names)
+        ],
+        "expired": catalog.expired,
+        "stored": cache.stored,
+        "store_failures": cache.store_failures,
+    }
 
 
 def _counters(*counters: tuple[str, str, float]) -> Iterator[Reading]:

@@ -26,6 +26,7 @@ from gateway.offload.selector import Asked
 
 log = logging.getLogger("gateway.offload")
 _DAY = 86_400.0
+_SAVE_SECONDS, _REFRESH_SECONDS = 1.0, 60.0
 _AGAIN = 600.0  # seconds within which the same question asked anew speaks against the answer it got
 _AGAIN_OUTCOME, _AGAIN_WEIGHT = 0.3, 0.2
 _REMEMBERED = 4000  # plans whose outcome may yet become known; about 8 kB each
@@ -292,6 +293,23 @@ class Offloading:
         return None if entry is None else self.pairs.get(entry)
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Save once a second, for ever."""
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            if self.ready:
+                await self.save()
+
+    async def follow(self) -> None:
+        """Replicas with one store see each other's examples: read once a minute, for ever."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                if self.ready and self.pairs:
+                    await self.library.refresh()
+            except StoreError as error:
+                log.warning("other replicas' examples are not read: %s", error)
 
     async def save(self) -> None:
         """Put into the store what has changed since; what it does not take stays due."""
