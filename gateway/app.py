@@ -1,6 +1,6 @@
 """The composition root: builds every room from the configuration, starts and stops them in order.
 
-The only file that names concrete adapters. Everything else receives what it needs.
+Only this file and `gateway.build` name concrete adapters. Everything else receives what it needs.
 """
 
 import asyncio
@@ -13,62 +13,45 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from gateway import build, readings
 from gateway import log as logs
-from gateway import readings
 from gateway.admin.server import AdminServer
 from gateway.asking import Asker
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
-from gateway.cache.guard import CHECKS, Guard
+from gateway.cache.guard import CHECKS
 from gateway.cache.quota import Ledger
 from gateway.classify.prototypes import Prototypes
 from gateway.config import (
-    AdaptConfig,
-    BackendConfig,
     Config,
     ConfigFault,
-    EmbedderConfig,
-    ModelConfig,
-    OffloadConfig,
     Priority,
-    StoreConfig,
 )
-from gateway.embedding.worker import Worker
-from gateway.errors import BadRequest, GatewayError, NotFound, StoreError
+from gateway.errors import GatewayError, StoreError
 from gateway.exchange import UNLOADED, Load
+from gateway.feedback import Feedback
 from gateway.index.partitions import Partitions
-from gateway.interfaces import DocumentStore, Embedder
 from gateway.judge import Judge
 from gateway.metrics import Metrics, Reading
-from gateway.offload.examples import Examples
-from gateway.offload.pair import Terms as PairTerms
-from gateway.offload.room import Offloading, Tenant
-from gateway.patterns import compile_pattern
-from gateway.pipeline import Pipeline, Settings, keeps
-from gateway.policy.book import Book
+from gateway.pipeline import Pipeline, keeps
 from gateway.policy.live import LivePolicy
-from gateway.policy.load import Adaptation, LoadTerms
+from gateway.policy.load import Adaptation
 from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.rehearsal import Rehearsal
-from gateway.rehearsal import Terms as RehearsalTerms
-from gateway.routing.admission import Queue
 from gateway.routing.dispatch import Dispatch
-from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.health import Health, Prober
+from gateway.routing.fleet import Fleet
+from gateway.routing.health import Prober
 from gateway.routing.mirror import Mirror
-from gateway.routing.scrape import LIMIT, Figures, Scraper, metrics_url
-from gateway.routing.signals import Report, Signals
+from gateway.routing.scrape import LIMIT, Figures, Scraper
+from gateway.routing.signals import Report
 from gateway.routing.strategies import strategy
-from gateway.routing.trip import Terms
-from gateway.routing.upstream import Upstream
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
@@ -79,8 +62,6 @@ _SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
-_SAVE_SECONDS = 1.0
-_REFRESH_SECONDS = 60.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
@@ -102,51 +83,41 @@ class App:
     async def start(self) -> None:
         """Build the rooms and listen; the index loads behind the open port, and `/readyz` tells when."""
         config = self.config
-        self.store = _store(config.store)
+        self.store = build.store(config.store)
         await self._open_store()
         self.partitions = Partitions()
-        self.worker = Worker(
-            lambda: _embedder(config.embedder),
-            self.partitions,
-            max_batch=config.embedder.batch,
-            max_queue=config.embedder.queue,
-            deadline=config.embedder.deadline,
-        )
+        self.worker = build.worker(config.embedder, self.partitions)
         self.worker.start()
         self.policy = LivePolicy(
             config.policies or shipped(),
             self.store,
             self.worker,
             frozenset(CHECKS),
-            _policy,
+            build.policy,
             Prototypes.fit,
             self._policy_changed,
         )
-        ledger = Ledger(config.cache.max_bytes, *_quotas(self.policy.current, config.cache.max_bytes))
+        ledger = Ledger(config.cache.max_bytes, *build.quotas(self.policy.current, config.cache.max_bytes))
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
-        self.offloading = self._offloading()
+        self.offloading = build.offloading(config, self.worker, self.store, lambda: self.fleet)
         await self.policy.restore()
-        self.fleet = Fleet(_models(config), strategy(config.routing.strategy, random.Random()))
-        self.upstream = Upstream(
-            connections=config.limits.connections,
-            connect=config.limits.connect_seconds,
-            idle=config.limits.upstream_idle_seconds,
-        )
+        self.fleet = Fleet(build.models(config), strategy(config.routing.strategy, random.Random()))
+        self.upstream = build.upstream(config.limits)
         self.dispatch = Dispatch(
             self.fleet,
             self.upstream,
-            _terms(config, lambda: self.tenants.open),
+            build.dispatch_terms(config, lambda: self.tenants.open),
             Mirror(),
             self._priority,
         )
-        self.adaptation = Adaptation(_adaptation(config.adapt))
+        self.adaptation = Adaptation(build.load_terms(config.adapt))
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
-        self.tenants = Tenants(_keys(config), await self._secret())
-        self._priorities = _priorities(config)
+        self.tenants = Tenants(build.keys(config), await self._secret())
+        self._priorities = build.priorities(config)
         self.asker = Asker(
             self.fleet,
             self.dispatch,
@@ -158,7 +129,7 @@ class App:
             self.offloading,
             self.asker,
             Judge(self.asker, self.worker, config.offload.judge),
-            _rehearsal(config.offload),
+            build.rehearsal_terms(config.offload),
             keeps,
         )
         self.pipeline = Pipeline(
@@ -172,13 +143,7 @@ class App:
             self.metrics,
             self.offloading,
             self.asker,
-            Settings(
-                max_entry_bytes=config.cache.max_entry_bytes,
-                shared_stream_bytes=config.cache.shared_stream_bytes,
-                zero_usage=config.cache.usage == "zero",
-                gate=config.offload.gate,
-                trust_client_key=lambda: self.tenants.open,
-            ),
+            build.settings(config, lambda: self.tenants.open),
             compare=self.rehearsal.compare,
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
@@ -187,53 +152,11 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
-        self._spawn(self._save_examples())
+        self._spawn(self.offloading.run())
         if config.store.kind == "redis":
-            self._spawn(self._share_examples())
+            self._spawn(self.offloading.follow())
         self._spawn(self.rehearsal.run())
         self._watch()
-
-    def _offloading(self) -> Offloading:
-        """The room of in-context caching; without pairs it costs nothing."""
-        config = self.config.offload
-
-        def entry(name: str) -> str | None:
-            model = self.fleet.find(name)
-            return None if model is None else model.name
-
-        def seconds(name: str) -> float | None:
-            model = self.fleet.find(name)
-            return None if model is None else model.latency.quantile(0.5, time.monotonic())
-
-        room = Offloading(
-            Examples(config.examples_bytes),
-            self.worker,
-            self.store,
-            entry=entry,
-            load=lambda name: self.fleet.model(name).pressure(time.monotonic()),
-            seconds=seconds,
-            busy=lambda name: len(self.fleet.model(name).queue) > 0,
-            role=config.role,
-            compare_share=config.compare_share,
-        )
-        room.configure(_pairs(self.config), _offload_tenants(self.config))
-        return room
-
-    async def _save_examples(self) -> None:
-        while True:
-            await asyncio.sleep(_SAVE_SECONDS)
-            if self.offloading.ready:
-                await self.offloading.save()
-
-    async def _share_examples(self) -> None:
-        """Replicas with one store see each other's examples."""
-        while True:
-            await asyncio.sleep(_REFRESH_SECONDS)
-            try:
-                if self.offloading.ready and self.offloading.pairs:
-                    await self.offloading.refresh()
-            except StoreError as error:
-                log.warning("other replicas' examples are not read: %s", error)
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -288,7 +211,7 @@ class App:
             self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
-            feedback=self._feedback,
+            feedback=Feedback(self.receipts, self.cache, self.adaptation, self.offloading).take,
             readiness=self.readiness,
             max_body=limits.body,
             body_seconds=limits.body_seconds,
@@ -446,21 +369,21 @@ class App:
             config = None if self._reread is None else await asyncio.to_thread(self._reread)
             await self.policy.reload()
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
-                self.fleet.replace(_models(config))
-                self.tenants.replace(_keys(config))
-                self._priorities = _priorities(config)
-                self.offloading.configure(_pairs(config), _offload_tenants(config))
+                self.fleet.replace(build.models(config))
+                self.tenants.replace(build.keys(config))
+                self._priorities = build.priorities(config)
+                self.offloading.configure(build.pairs(config), build.offload_tenants(config))
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
 
     def _policy_changed(self, policy: Policy) -> None:
         """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""
-        self.cache.catalog.ledger.govern(*_quotas(policy, self.config.cache.max_bytes))
+        self.cache.catalog.ledger.govern(*build.quotas(policy, self.config.cache.max_bytes))
         self.cache.forget(
             self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
         )
-        self.offloading.purge(lambda example: policy.category(example.category).cache.mode == "none")
+        self.offloading.library.purge(lambda example: policy.category(example.category).cache.mode == "none")
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -478,25 +401,8 @@ class App:
 
     def status(self) -> dict[str, Any]:
         """The figures of `GET /cache`."""
-        catalog, ledger = self.cache.catalog, self.cache.catalog.ledger
-        names = {c.name for c in self.policy.book.categories} | set(ledger.categories())
         return {
-            "entries": len(catalog),
-            "bytes": ledger.used,
-            "capacity": ledger.capacity,
-            "categories": [
-                {
-                    "name": name,
-                    "entries": ledger.count_of(name),
-                    "bytes": ledger.bytes_of(name),
-                    "guarantee": ledger.guarantee_of(name),
-                    "evicted": catalog.evicted.get(name, 0),
-                }
-                for name in sorted(names)
-            ],
-            "expired": catalog.expired,
-            "stored": self.cache.stored,
-            "store_failures": self.cache.store_failures,
+            **readings.status(self.cache, self.policy),
             "flights": len(self.flights),
             "index": asdict(self.partitions.stats()),
             "skipped": self.pipeline.skipped,
@@ -510,30 +416,7 @@ class App:
         yield from readings.walked(self.pipeline, self.worker, self.server)
         yield from readings.routed(self.fleet, self.dispatch)
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
-        yield from self.offloading.readings()
-        yield from self.rehearsal.readings()
-
-    async def _feedback(self, tenant: str, given: Any) -> dict[str, Any]:
-        """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
-        if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
-            raise BadRequest("Give the request_id of the response.", param="request_id")
-        verdict = given.get("verdict")
-        if verdict not in ("good", "bad"):
-            raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
-        outcome = _outcome(verdict, given.get("score"))
-        receipt = self.receipts.find(tenant, given["request_id"])
-        if receipt is None:
-            raise NotFound("No answer with this request id is known.", code="request_not_found")
-        if receipt.how == "semantic":
-            self.adaptation.judged(receipt.category, wrong=verdict == "bad")
-        if receipt.decision in ("offload", "forward"):
-            self.offloading.label(tenant, given["request_id"], outcome)
-        removed = 0
-        if verdict == "bad" and receipt.entry is not None:
-            entries = self.cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
-            self.cache.forget(entries)
-            removed = len(entries)
-        return {"request_id": given["request_id"], "verdict": verdict, "removed": removed}
+        yield from readings.offloaded(self.offloading, self.rehearsal)
 
 
 async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:
@@ -552,156 +435,3 @@ async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -
     finally:
         listener.stop()
     return 0
-
-
-def _outcome(verdict: str, score: Any) -> float:
-    """How good an answer was, in [0, 1]: the application's own score, or its verdict."""
-    if score is None:
-        return 1.0 if verdict == "good" else 0.0
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise BadRequest("The score is a number from 0 to 1.", param="score")
-    return float(score)
-
-
-def _store(config: StoreConfig) -> DocumentStore:
-    match config.kind:
-        case "memory":
-            from gateway.storage.memory import MemoryStore
-
-            return MemoryStore()
-        case "redis":
-            from gateway.storage.redis import RedisStore
-
-            return RedisStore(config.url, namespace=config.namespace)
-        case "sqlite":
-            from gateway.storage.sqlite import SqliteStore
-
-            return SqliteStore(config.path)
-
-
-def _embedder(config: EmbedderConfig) -> Embedder:
-    """Runs on the worker's thread: loading may take seconds."""
-    if config.kind == "openai":
-        from gateway.embedding.openai import OpenAIEmbedder
-
-        return OpenAIEmbedder(config.url, config.model, api_key=config.api_key, window=config.window)
-    from gateway.embedding.sentence import SentenceEmbedder
-
-    cache = config.cache or Path.home() / ".cache" / "semantic-gateway"
-    return SentenceEmbedder(config.model, config.runtime, cache=cache)
-
-
-def _priorities(config: Config) -> dict[str, Priority]:
-    return {tenant.name: tenant.priority for tenant in config.tenants}
-
-
-def _pairs(config: Config) -> list[PairTerms]:
-    """Which model may be answered for by which; none where offloading is off."""
-    models = {model.name: model for model in config.models}
-
-    def prices(model: ModelConfig) -> tuple[float, float]:
-        return model.price.input / 1e6, model.price.output / 1e6
-
-    return [
-        PairTerms(
-            large.name,
-            large.offload_to,
-            models[large.offload_to].context,
-            prices(large),
-            prices(models[large.offload_to]),
-        )
-        for large in config.models
-        if large.offload_to is not None and config.offload.enabled
-    ]
-
-
-def _rehearsal(config: OffloadConfig) -> RehearsalTerms:
-    replay = config.replay
-    return RehearsalTerms(config.compare_in_flight, replay.enabled, replay.seconds, replay.of, replay.cutoff)
-
-
-def _offload_tenants(config: Config) -> dict[str, Tenant]:
-    return {
-        f"t:{t.name}": Tenant(t.offload, t.share_examples, tuple(compile_pattern(p) for p in t.personal))
-        for t in config.tenants
-    }
-
-
-def _keys(config: Config) -> list[tuple[str, str]]:
-    return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
-
-
-def _models(config: Config) -> list[Model]:
-    """The fleet as configured. The mirror of a model is a backend that no strategy sees."""
-    routing, draw = config.routing, random.Random()
-    return [
-        Model(
-            model.name,
-            tuple(_backend(config, model, i, backend) for i, backend in enumerate(model.backends)),
-            model.price.input / 1e6,
-            model.price.output / 1e6,
-            strategy=strategy(model.strategy, draw) if model.strategy else None,
-            fallback=model.fallback,
-            queue=Queue(routing.queue.size, routing.queue.seconds),
-            mirror=_backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
-            mirror_share=model.mirror.share if model.mirror else 0.0,
-        )
-        for model in config.models
-    ]
-
-
-def _terms(config: Config, own_credentials: Callable[[], bool]) -> Terms:
-    routing = config.routing
-    return Terms(
-        retry_share=routing.retry_share,
-        first_byte=routing.first_byte_seconds,
-        hedge_share=routing.hedge.share,
-        hedge_quantile=routing.hedge.quantile,
-        own_credentials=own_credentials,
-    )
-
-
-def _backend(config: Config, model: ModelConfig, place: int | str, backend: BackendConfig) -> Backend:
-    price, routing = backend.price or model.price, config.routing
-    return Backend(
-        id=f"{model.name}/{place}" if model.name != "*" else f"any/{place}",
-        url=backend.url,
-        model=backend.model,
-        api_key=backend.api_key,
-        weight=backend.weight,
-        stream_usage=backend.stream_usage,
-        price_input=price.input / 1e6,
-        price_output=price.output / 1e6,
-        region=backend.region,
-        max_in_flight=backend.max_in_flight,
-        metrics=metrics_url(backend.url, backend.metrics),
-        signals=Signals(stale=routing.stale_seconds),
-        health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
-    )
-
-
-def _adaptation(config: AdaptConfig) -> LoadTerms:
-    return LoadTerms(
-        enabled=config.enabled,
-        latency_target=config.latency_target,
-        queue_target=config.queue_target,
-        latency_weight=config.latency_weight,
-        x_max=config.x_max,
-        smoothing=config.smoothing_seconds,
-        hysteresis=config.hysteresis,
-        false_hit_limit=config.false_hit_limit,
-    )
-
-
-def _policy(book: Book) -> Policy:
-    chosen = CHECKS if book.guard.checks is None else book.guard.checks
-    return Policy(book, Guard([name for name in chosen if name not in book.guard.skip]))
-
-
-def _quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:
-    """Guaranteed bytes per category, and the categories' weights in the eviction score."""
-    categories = policy.book.categories
-    weights = {c.name: c.cache.priority for c in categories}
-    return {c.name: int(c.cache.quota.share * capacity) for c in categories}, lambda name: weights.get(
-        name, 1.0
-    )

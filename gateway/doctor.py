@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway import app
+from gateway import build
 from gateway.cache.guard import CHECKS
 from gateway.config import Config
 from gateway.policy.folder import load_folder
@@ -49,7 +49,7 @@ async def _policies(folder: Path) -> str:
 
 
 async def _store(config: Config) -> str:
-    store = app._store(config.store)
+    store = build.store(config.store)
     await store.open()
     try:
         started, entries = time.perf_counter(), 0
@@ -61,7 +61,7 @@ async def _store(config: Config) -> str:
 
 
 def _embedder(config: Config) -> str:
-    embedder = app._embedder(config.embedder)
+    embedder = build.embedder(config.embedder)
     vectors = embedder.encode(list(_PAIR))
     started = time.perf_counter()
     embedder.encode([_PAIR[0]])

@@ -1,19 +1,24 @@
-"""What rooms count beside requests, read when somebody scrapes: cache, store, embedder, backends, load.
+"""What rooms count beside requests, read when somebody scrapes: cache, store, embedder, backends, load,
+small models.
 
 Reads only; a name here is a line in docs/operations.md.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from gateway import log
 from gateway.cache.cache import Cache
 from gateway.embedding.worker import Worker
 from gateway.metrics import Labels, Reading
+from gateway.offload.pair import Pair
+from gateway.offload.room import Offloading
 from gateway.pipeline import Pipeline
 from gateway.policy.live import LivePolicy
 from gateway.policy.load import Adaptation
 from gateway.policy.policy import adapt
+from gateway.rehearsal import Rehearsal
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet
 from gateway.server import Server
@@ -108,6 +113,65 @@ def adapted(adaptation: Adaptation, policy: LivePolicy, fleet: Fleet) -> Iterato
     text = "Least similarity of a semantic hit."
     yield "gateway_category_threshold", text, "gauge", ("category", "model"), thresholds
     yield "gateway_category_frozen", "1 while load must not relax it.", "gauge", ("category",), by(frozen)
+
+
+def offloaded(offloading: Offloading, rehearsal: Rehearsal) -> Iterator[Reading]:
+    """Small models in the place of large ones, and what is done beside the traffic so that they do better."""
+    pairs, label = list(offloading.pairs.values()), ("small",)
+    decisions = [((p.terms.small, *key), n) for p in pairs for key, n in p.decisions.items()]
+    text = "Requests that a small model might have answered, by what was decided."
+    yield "gateway_offload_decisions", text, "counter", ("small", "category", "reason"), decisions
+    qualities = [
+        ((p.terms.small, bound), p.total().quality()[bound])
+        for p in pairs
+        for bound in ("low", "mean", "high")
+    ]
+    text = "Quality of offloaded answers, where judged."
+    yield "gateway_offload_quality", text, "gauge", ("small", "bound"), qualities
+    each: list[tuple[str, str, str, Callable[[Pair], float]]] = [
+        ("gateway_offload_loss", "Quality lost by offloading, per request.", "gauge",
+         lambda p: p.router.ledger.rate),
+        ("gateway_offload_saved_dollars", "Dollars saved by offloading.", "counter",
+         lambda p: max(0.0, p.total().dollars)),
+        ("gateway_offload_saved_seconds", "Seconds of the large model saved.", "counter",
+         lambda p: p.total().seconds),
+    ]  # fmt: skip
+    for name, text, kind, value in each:
+        yield name, text, kind, label, [((p.terms.small,), value(p)) for p in pairs]
+    examples = offloading.examples
+    yield "gateway_examples", "Examples kept.", "gauge", (), [((), len(examples))]
+    yield "gateway_examples_bytes", "Bytes charged for examples.", "gauge", (), [((), examples.bytes)]
+    counted: list[tuple[str, str, str, Mapping[str, int]]] = [
+        ("gateway_offload_failures", "Offloading that failed.", "step", offloading.failures),
+        ("gateway_comparisons", "Answers of both models compared.", "outcome", rehearsal.comparisons),
+        ("gateway_replays", "Examples answered anew.", "outcome", rehearsal.replays),
+    ]
+    for name, text, what, counts in counted:
+        yield name, text, "counter", (what,), by(counts)
+
+
+def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:
+    """What is held, as the admin API tells it."""
+    catalog, ledger = cache.catalog, cache.catalog.ledger
+    names = {c.name for c in policy.book.categories} | set(ledger.categories())
+    return {
+        "entries": len(catalog),
+        "bytes": ledger.used,
+        "capacity": ledger.capacity,
+        "categories": [
+            {
+                "name": name,
+                "entries": ledger.count_of(name),
+                "bytes": ledger.bytes_of(name),
+                "guarantee": ledger.guarantee_of(name),
+                "evicted": catalog.evicted.get(name, 0),
+            }
+            for name in sorted(names)
+        ],
+        "expired": catalog.expired,
+        "stored": cache.stored,
+        "store_failures": cache.store_failures,
+    }
 
 
 def _counters(*counters: tuple[str, str, float]) -> Iterator[Reading]:

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -166,13 +165,6 @@ class Rehearsal:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def readings(self) -> Any:
-        """Metrics, read when somebody scrapes."""
-        told = [((outcome,), n) for outcome, n in self.comparisons.items()]
-        yield "gateway_comparisons", "Answers of both models compared.", "counter", ("outcome",), told
-        told = [((outcome,), n) for outcome, n in self.replays.items()]
-        yield "gateway_replays", "Examples answered anew.", "counter", ("outcome",), told
 
 
 def _calm(pair: Pair, limit: float) -> bool:

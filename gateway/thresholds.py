@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from gateway import app
+from gateway import build
 from gateway.cache.guard import CHECKS
 from gateway.calibrate import ALL, Calibration, run
 from gateway.classify.prototypes import Prototypes
@@ -26,8 +26,8 @@ def write_policies(
     pairs: Path, max_error: float, load_error: float | None, out: Path, policies: Path | None
 ) -> int:
     """Calibrate on `pairs` and write the book to `out`, one file; prints the table. Returns the exit code."""
-    policy = app._policy(load_folder(policies or shipped(), frozenset(CHECKS)))
-    embedder = app._embedder(EmbedderConfig())
+    policy = build.policy(load_folder(policies or shipped(), frozenset(CHECKS)))
+    embedder = build.embedder(EmbedderConfig())
     categories = _Categories(policy, embedder)
     found = run(pairs, max_error, out, embedder, policy.guard, categories, load_error)
     print(found.markdown())

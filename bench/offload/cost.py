@@ -63,7 +63,7 @@ def room(index: Index) -> Offloading:
         rng=np.random.default_rng(1),
     )
     found.configure([Terms("large", "small", 8192)], {})
-    found.ready = True
+    found.library.ready = True
     return found
 
 

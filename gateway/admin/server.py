@@ -315,9 +315,12 @@ class AdminServer:
         matcher = self._matcher(wanted)
         examples = self._example_matcher(wanted)
         if wanted.get("dry_run"):
-            entries, shown = self._cache.matching(matcher), len(self._offloading.matching(examples))
+            entries, shown = self._cache.matching(matcher), len(self._offloading.library.matching(examples))
         else:
-            entries, shown = self._cache.purge(matcher), self._offloading.purge(examples)
+            entries, shown = self._cache.purge(matcher), self._offloading.library.purge(examples)
+            await (
+                self._offloading.library.save()
+            )  # gone for good before that is said, if the store can be reached
         return _answer({"purged": len(entries), "examples": shown, "dry_run": bool(wanted.get("dry_run"))})
 
     def _example_matcher(self, wanted: dict[str, Any]) -> Callable[[Example], bool]:
@@ -377,8 +380,9 @@ class AdminServer:
         ]
 
     async def _delete_example(self, request: web.Request) -> web.Response:
-        if not self._offloading.remove(_entry_id(request.match_info["id"])):
+        if not self._offloading.library.remove(_entry_id(request.match_info["id"])):
             raise NotFound("There is no such example.", code="example_not_found")
+        await self._offloading.library.save()
         return _answer({"removed": 1})
 
     async def _read_offload(self, request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""In-context caching as one room: what may be searched, who answers, what is learned, what is kept.
+"""In-context caching as one room: whether an example is looked for, who answers, what is learned of the outcome.
 
-Everything here is synchronous and in memory, but for saving and restoring. It must never call a model, never
-let an example cross tenants who do not both share, and never make a request wait for the store.
+Everything here is synchronous and in memory, but for saving and restoring. It must never call a model, and
+never make a request wait for the store. Where examples lie and who may see them: gateway.offload.library.
 """
 
 import asyncio
@@ -9,57 +9,31 @@ import logging
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
 
-from gateway.errors import EmbedderBusy, EmbedderFailed, StoreError
+from gateway.errors import StoreError
 from gateway.exchange import Answer, Endpoint, Exchange, Request
-from gateway.interfaces import Vector
 from gateway.offload import prompt
 from gateway.offload.examples import Example, Examples, Pattern
+from gateway.offload.library import Index, Library, Shelf
 from gateway.offload.pair import Pair, Plan, Terms, explanation, settings
 from gateway.offload.selector import Asked
 
 log = logging.getLogger("gateway.offload")
 _DAY = 86_400.0
+_SAVE_SECONDS, _REFRESH_SECONDS = 1.0, 60.0
 _AGAIN = 600.0  # seconds within which the same question asked anew speaks against the answer it got
 _AGAIN_OUTCOME, _AGAIN_WEIGHT = 0.3, 0.2
 _REMEMBERED = 4000  # plans whose outcome may yet become known; about 8 kB each
 _OUTPUT = 512  # tokens left for an answer whose length the caller did not bound
 _TOKEN_BYTES = 3.5
 _BOUNDS = ("max_completion_tokens", "max_tokens")
-_BATCH = 256  # examples saved at once
 _PATIENCE, _SLOWER = (10.0, 60.0), 4.0  # seconds a small model is waited for: times what the large one takes
-
-Reading = tuple[str, str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]
-
-
-class Index(Protocol):
-    """The part of the worker that keeps vectors."""
-
-    @property
-    def embedder(self) -> Any: ...
-
-    def add(self, id: int, partition: bytes, vector: Vector) -> Any: ...
-
-    def remove(self, id: int, partition: bytes) -> Any: ...
-
-    async def encode(self, texts: Sequence[str]) -> Vector: ...
-
-
-class Shelf(Protocol):
-    """The part of the store that keeps small records, kind by kind. Raises StoreError, nothing else."""
-
-    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None: ...
-
-    async def unshelve(self, kind: str, keys: Sequence[str]) -> None: ...
-
-    def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +75,7 @@ class Offloading:
     ) -> None:
         self.examples = examples
         self.pairs: dict[str, Pair] = {}  # by the large model's entry
-        self.ready = False
         self.failures: Counter[str] = Counter()  # by step
-        self._index = index
         self._shelf = shelf
         self._entry = entry
         self._load = load
@@ -116,13 +88,16 @@ class Offloading:
         self._tenants: Mapping[str, Tenant] = {}
         self._plans: OrderedDict[tuple[str, str], tuple[Plan, float]] = OrderedDict()
         self._asked: OrderedDict[bytes, tuple[Plan, float]] = OrderedDict()
-        self._vectors: dict[int, Vector] = {}  # of new examples, until they are saved
-        self._unsaved: set[int] = set()
-        self._gone: set[int] = set()
         self._states: dict[str, bytes] = {}  # of pairs, as they were stored
         self._saving = asyncio.Lock()
-        self._saved: set[int] = set()  # what the store is known to hold
-        self._unwelcome: list[Callable[[Example], bool]] = []  # purged before they were loaded
+        self.library = Library(
+            examples, index, shelf, shares=lambda tenant: self._tenant(tenant).share, failures=self.failures
+        )
+
+    @property
+    def ready(self) -> bool:
+        """What was stored is loaded; before that no request is for a small model."""
+        return self.library.ready
 
     def configure(self, terms: Sequence[Terms], tenants: Mapping[str, Tenant]) -> None:
         """Adopt a configuration: pairs that stay keep what they learned."""
@@ -144,8 +119,7 @@ class Offloading:
         assert request is not None
         if not self.ready or not tenant.offload or not _fit(request) or self.pair_of(request.model) is None:
             return ()
-        own = _partition(x.tenant, request.model)
-        return (own, _partition(None, request.model)) if tenant.share else (own,)
+        return self.library.partitions(x.tenant, request.model)
 
     def plan(self, x: Exchange) -> Plan | None:
         """What to do with a request whose `seen` and `ruling` are known; None where there is nothing to decide."""
@@ -164,7 +138,7 @@ class Offloading:
                 pair.decisions[ruling.category, "small-busy"] += 1
             return None
         asked = Asked.of(request.question or "", tokens, ruling.category)
-        candidates = self._visible(x.tenant, request.model, found, ruling.share)
+        candidates = self.library.visible(x.tenant, request.model, found, ruling.share)
         room = left - prompt.overhead_tokens(self._role)
         plan = pair.plan(x.tenant, ruling, asked, candidates, room, vector, explain=x.explained)
         if not x.explained:
@@ -192,7 +166,7 @@ class Offloading:
     def refused(self, plan: Plan) -> None:
         """The gate did not let the small model's answer pass."""
         plan.pair.refuse(plan)
-        self._record(plan, 0.0)
+        self.library.record(plan.selection.ids, 0.0)
 
     def failed(self, plan: Plan) -> None:
         """The small model did not answer."""
@@ -228,7 +202,7 @@ class Offloading:
         plan = found[0]
         if plan.choice.offload:
             if plan.pair.judge(plan, "feedback", small=outcome):
-                self._record(plan, outcome)
+                self.library.record(plan.selection.ids, outcome)
         elif plan.pair.judge(plan, "feedback", large=outcome):
             self._rate(plan, outcome)
         return True
@@ -248,14 +222,14 @@ class Offloading:
             plan, "judge", small=agreement, large=1.0, share=plan.choice.share if offloaded else 1.0
         )
         if plan.selection.examples:
-            self._record(plan, agreement)
+            self.library.record(plan.selection.ids, agreement)
 
     def replayed(self, id: int, answer: str, quality: float) -> None:
         """The best of an example's fresh answers."""
         example = self.examples.get(id)
         if example is not None:
             self.examples.replayed(id, answer, quality, prompt.example_tokens(example.question, answer))
-            self._unsaved.add(id)
+            self.library.changed([id])
 
     def sample(self, now: float) -> None:
         """Take in the large models' load; about once a second."""
@@ -263,26 +237,6 @@ class Offloading:
             pair.observe(self._load(pair.terms.large), now)
 
     # ── examples ────────────────────────────────────────────────────────────────────────────────────────
-
-    def remove(self, id: int) -> bool:
-        """Forget an example, everywhere."""
-        example = self.examples.remove(id)
-        if example is not None:
-            self._forget(example)
-        return example is not None
-
-    def matching(self, wanted: Callable[[Example], bool]) -> list[Example]:
-        """The examples that a predicate picks."""
-        return [example for example in self.examples if wanted(example)]
-
-    def purge(self, wanted: Callable[[Example], bool]) -> int:
-        """Forget what a predicate picks; those that a start has not loaded yet will not appear. Returns how many."""
-        gone = self.matching(wanted)
-        for example in gone:
-            self.remove(example.id)
-        if not self.ready:
-            self._unwelcome.append(wanted)
-        return len(gone)
 
     def made_of(self, request_id: str) -> set[int]:
         """The examples made of the answers to requests of this id."""
@@ -310,47 +264,8 @@ class Offloading:
             created=self._clock(),
             share=tenant.share and x.ruling.share,
         )
-        offer = self.examples.offer(
-            example, complete=True, allowed=keep, personal=tenant.personal, neighbours=found
-        )
-        if offer.reason is None:
+        if self.library.offer(example, vector, allowed=keep, personal=tenant.personal, neighbours=found):
             plan.example = example.id
-            self._vectors[example.id] = vector
-            self._place(example, vector)
-            self._unsaved.add(example.id)
-        for gone in offer.gone:
-            self._forget(gone)
-
-    def _place(self, example: Example, vector: Vector) -> None:
-        self._index.add(example.id, _partition(example.tenant, example.model), vector)
-        if example.share:
-            self._index.add(example.id, _partition(None, example.model), vector)
-
-    def _forget(self, example: Example) -> None:
-        self._index.remove(example.id, _partition(example.tenant, example.model))
-        if example.share:
-            self._index.remove(example.id, _partition(None, example.model))
-        self._unsaved.discard(example.id)
-        self._vectors.pop(example.id, None)
-        self._saved.discard(example.id)
-        self._gone.add(example.id)
-
-    def _visible(
-        self, tenant: str, model: str, found: Sequence[tuple[int, float]], share: bool
-    ) -> list[tuple[Example, float]]:
-        """Both sides are asked again, as they stand now: what was shared once may not be any more."""
-        share = share and self._tenant(tenant).share
-        seen = ((self.examples.visible(id, tenant, share), similarity) for id, similarity in found)
-        return [
-            (example, similarity)
-            for example, similarity in seen
-            if example is not None
-            and example.model == model
-            and (example.tenant == tenant or self._tenant(example.tenant).share)
-        ]
-
-    def _record(self, plan: Plan, outcome: float) -> None:
-        self._unsaved.update(e.id for e in self.examples.record(plan.selection.ids, outcome))
 
     def _rate(self, plan: Plan, outcome: float) -> None:
         """What is said of a large model's answer is said of the example made of it."""
@@ -358,10 +273,10 @@ class Offloading:
         if example is None:
             return
         if outcome < 0.5:
-            self.remove(example.id)
+            self.library.remove(example.id)
         else:
             example.quality = outcome
-            self._unsaved.add(example.id)
+            self.library.changed([example.id])
 
     def _remember(self, x: Exchange, plan: Plan) -> None:
         now = self._clock()
@@ -379,171 +294,75 @@ class Offloading:
 
     # ── the store ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def save(self) -> None:
-        """Put on the shelf what has changed since; what the store does not take stays due."""
-        async with self._saving:
-            await self._save()
+    async def run(self) -> None:
+        """Save once a second, for ever."""
+        while True:
+            await asyncio.sleep(_SAVE_SECONDS)
+            if self.ready:
+                await self.save()
 
-    async def _save(self) -> None:
-        gone, due = list(self._gone), sorted(self._unsaved)[:_BATCH]
-        states = {_key(pair): pair for pair in self.pairs.values() if pair.changed and self.ready}
+    async def follow(self) -> None:
+        """Replicas with one store see each other's examples: read once a minute, for ever."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                if self.ready and self.pairs:
+                    await self.library.refresh()
+            except StoreError as error:
+                log.warning("other replicas' examples are not read: %s", error)
+
+    async def save(self) -> None:
+        """Put into the store what has changed since; what it does not take stays due."""
+        async with self._saving:
+            if await self.library.save():
+                await self._save_pairs()
+
+    async def _save_pairs(self) -> None:
+        changed = {_key(pair): pair for pair in self.pairs.values() if pair.changed and self.ready}
+        if not changed:
+            return
+        packed = {key: pair.dump(self.library.embedder) for key, pair in changed.items()}
+        for pair in changed.values():
+            pair.changed = False
         try:
-            if due:
-                await self._shelve(due)
-            if gone:
-                keys = [_hex(id) for id in gone]
-                await self._shelf.unshelve("example", keys)
-                await self._shelf.unshelve("example-vector", keys)
-                self._gone.difference_update(gone)
-            if states:
-                name = self._embedder()
-                packed = {key: pair.dump(name) for key, pair in states.items()}
-                for pair in states.values():
-                    pair.changed = False
-                await self._shelf.shelve("pair", packed)
-        except BaseException as error:  # cancelled at shutdown, too: what was begun is due again
-            self._unsaved.update(id for id in due if self.examples.get(id) is not None)
-            for pair in states.values():
+            await self._shelf.shelve("pair", packed)
+        except BaseException as error:  # cancelled at shutdown, too
+            for pair in changed.values():
                 pair.changed = True
             if not isinstance(error, StoreError):
                 raise
             self.failures["store"] += 1
-            log.warning("examples are not saved yet: %s", error)
-
-    async def _shelve(self, due: list[int]) -> None:
-        examples = [e for id in due if (e := self.examples.get(id)) is not None]
-        name = self._embedder().encode()
-        vectors = {
-            _hex(e.id): name + b"\0" + self._vectors[e.id].astype(np.float32, copy=False).tobytes()
-            for e in examples
-            if e.id in self._vectors
-        }
-        self._unsaved.difference_update(due)
-        if vectors:  # first: an example without a vector is embedded anew, a vector alone is nothing
-            await self._shelf.shelve("example-vector", vectors)
-        await self._shelf.shelve("example", {_hex(e.id): e.pack() for e in examples})
-        for example in examples:
-            self._vectors.pop(example.id, None)
-        self._saved.update(e.id for e in examples if self.examples.get(e.id) is not None)
+            log.warning("what was learned is not saved yet: %s", error)
 
     async def save_all(self) -> None:
         """At shutdown: as long as the store takes it."""
         before = -1
         await self.save()  # waits for one that was cancelled and has not noticed yet
-        while (due := len(self._unsaved) + len(self._gone)) and due != before:
+        while (due := self.library.due) and due != before:
             before = due
             await self.save()
 
     async def restore(self) -> None:
-        """Read examples and what pairs have learned; once the embedder has started.
+        """Read what pairs have learned and the examples; once the embedder has started.
 
         Raises:
             StoreError: the store cannot be read; what was loaded stays.
         """
-        await self._load_examples()
         async for batch in self._shelf.shelf("pair"):
             self._states.update(batch)
         for pair in self.pairs.values():
             self._recall(pair)
-        self.ready = True
-        self._unwelcome.clear()
-
-    async def refresh(self) -> None:
-        """What other replicas have added and removed since. Raises as `restore` does."""
-        before = set(self._saved)  # what is saved while the shelf is read may not be in what was read
-        found = await self._load_examples()
-        for id in before - found:
-            example = self.examples.remove(id)
-            if example is not None:
-                self._forget(example)
-
-    async def _load_examples(self) -> set[int]:
-        """Take in what the shelf has and we have not; gives all ids that it has."""
-        found: set[int] = set()
-        fresh: list[Example] = []
-        async for batch in self._shelf.shelf("example"):
-            for key, value in batch:
-                found.add(int(key, 16))
-                example = None if self._known(int(key, 16)) else self._unpacked(value)
-                if example is not None:
-                    fresh.append(example)
-        if not fresh:
-            return found
-        vectors = await self._stored_vectors({example.id for example in fresh})
-        bare = []
-        for example in fresh:
-            if self._known(example.id) or not self._take(example):
-                continue
-            if example.id in vectors:
-                self._place(example, vectors[example.id])
-            else:
-                bare.append(example)
-        await self._embed(bare)
-        return found
-
-    def _known(self, id: int) -> bool:
-        return id in self._gone or self.examples.get(id) is not None
-
-    def _unpacked(self, value: bytes) -> Example | None:
-        try:
-            return Example.unpack(value)
-        except ValueError as error:
-            self.failures["restore"] += 1
-            log.warning("an example cannot be read: %s", error)
-            return None
-
-    def _take(self, example: Example) -> bool:
-        """Whether it stays: wanted still, and within the budget."""
-        self._saved.add(example.id)
-        if any(unwelcome(example) for unwelcome in self._unwelcome):
-            self._forget(example)
-            return False
-        for gone in self.examples.add(example):
-            self._forget(gone)
-        return self.examples.get(example.id) is not None
-
-    async def _stored_vectors(self, wanted: set[int]) -> dict[int, Vector]:
-        """Of the embedder in use; those of another are not comparable."""
-        name, vectors = self._embedder(), {}
-        async for batch in self._shelf.shelf("example-vector"):
-            for key, value in batch:
-                made_by, _, raw = value.partition(b"\0")
-                if (
-                    int(key, 16) in wanted
-                    and made_by.decode("utf-8", "replace") == name
-                    and len(raw) % 4 == 0
-                ):
-                    vectors[int(key, 16)] = np.frombuffer(raw, dtype=np.float32)
-        return vectors
-
-    async def _embed(self, examples: Sequence[Example]) -> None:
-        """Examples whose vector is missing, or another embedder's."""
-        if not examples:
-            return
-        try:
-            vectors = await self._index.encode([e.question for e in examples])
-        except (EmbedderBusy, EmbedderFailed) as error:
-            self.failures["restore"] += 1
-            log.warning("%d examples cannot be found: %s", len(examples), error)
-            return
-        for example, vector in zip(examples, vectors, strict=True):
-            self._vectors[example.id] = vector
-            self._place(example, vector)
-            self._unsaved.add(example.id)
+        await self.library.restore()
 
     def _recall(self, pair: Pair) -> None:
         state = self._states.get(_key(pair))
         if state is None:
             return
         try:
-            pair.load_state(state, self._embedder())
+            pair.load_state(state, self.library.embedder)
         except ValueError as error:
             self.failures["restore"] += 1
             log.warning("%r begins anew: %s", pair, error)
-
-    def _embedder(self) -> str:
-        embedder = self._index.embedder
-        return "" if embedder is None else str(embedder.name)
 
     # ── what it tells ───────────────────────────────────────────────────────────────────────────────────
 
@@ -566,50 +385,6 @@ class Offloading:
             },
             "failures": dict(self.failures),
         }
-
-    def readings(self) -> Iterator[Reading]:
-        """Metrics, read when somebody scrapes."""
-        pairs = list(self.pairs.values())
-        yield (
-            "gateway_offload_decisions",
-            "Requests that a small model might have answered, by what was decided.",
-            "counter",
-            ("small", "category", "reason"),
-            [((p.terms.small, *key), n) for p in pairs for key, n in p.decisions.items()],
-        )
-        yield (
-            "gateway_offload_quality",
-            "Quality of offloaded answers, where judged.",
-            "gauge",
-            ("small", "bound"),
-            [
-                ((p.terms.small, bound), p.total().quality()[bound])
-                for p in pairs
-                for bound in ("low", "mean", "high")
-            ],
-        )
-        saved = [((p.terms.small,), max(0.0, p.total().dollars)) for p in pairs]
-        yield "gateway_offload_saved_dollars", "Dollars saved by offloading.", "counter", ("small",), saved
-        engines = [((p.terms.small,), p.total().seconds) for p in pairs]
-        yield (
-            "gateway_offload_saved_seconds",
-            "Seconds of the large model saved.",
-            "counter",
-            ("small",),
-            engines,
-        )
-        loss = [((p.terms.small,), p.router.ledger.rate) for p in pairs]
-        yield "gateway_offload_loss", "Quality lost by offloading, per request.", "gauge", ("small",), loss
-        yield "gateway_examples", "Examples kept.", "gauge", (), [((), len(self.examples))]
-        yield (
-            "gateway_examples_bytes",
-            "Bytes charged for examples.",
-            "gauge",
-            (),
-            [((), self.examples.bytes)],
-        )
-        failures = [((step,), n) for step, n in self.failures.items()]
-        yield "gateway_offload_failures", "Offloading that failed.", "counter", ("step",), failures
 
 
 def said(endpoint: Endpoint, body: bytes) -> str | None:
@@ -671,16 +446,6 @@ def _bound(request: Request) -> int:
     return next((n for n in given if type(n) is int and n > 0), _OUTPUT)
 
 
-def _partition(tenant: str | None, model: str) -> bytes:
-    """Where a tenant's examples lie, or (None) those that all who share may see.
-
-    The personalisation keeps it apart from every request's partition: a question never meets an example there.
-    """
-    whose = b"shared" if tenant is None else b"own\0" + tenant.encode("utf-8", "surrogateescape")
-    name = model.encode("utf-8", "surrogateescape")
-    return blake2b(b"%d\0%s%s" % (len(whose), whose, name), digest_size=32, person=b"gw examples").digest()
-
-
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     kept[key] = value
     kept.move_to_end(key)
@@ -690,7 +455,3 @@ def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 def _key(pair: Pair) -> str:
     return orjson.dumps([pair.terms.large, pair.terms.small]).decode()
-
-
-def _hex(id: int) -> str:
-    return f"{id:016x}"

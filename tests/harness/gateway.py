@@ -8,13 +8,13 @@ from typing import Any
 import httpx2 as httpx  # the client the OpenAI SDK brings
 from openai import OpenAI
 
-from gateway import app as composition
+from gateway import build as composition
 from gateway.app import App
 from gateway.config import build
 from tests.harness.loop import LoopThread
 
 # Gateways of one test process share the loaded model: it keeps no state, and loading it is most of a start.
-composition._embedder = functools.lru_cache(composition._embedder)
+composition.embedder = functools.lru_cache(composition.embedder)
 
 BOOK = """
 categories:

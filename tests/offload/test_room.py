@@ -75,7 +75,7 @@ def room(index: Index, shelf: Shelf, *, ready: bool = True, budget: int = 1 << 2
         rng=np.random.default_rng(1),
     )
     made.configure([Terms("large", "small", 8192, (2e-6, 8e-6), (1e-7, 4e-7))], {"t:b": Tenant(share=True)})
-    made.ready = ready
+    made.library.ready = ready
     return made
 
 
@@ -152,7 +152,7 @@ def test_a_store_that_fails_keeps_nothing_waiting_and_gets_it_later() -> None:
     assert len(shelf.kinds["example"]) == len(shelf.kinds["example-vector"]) == 2
     assert list(shelf.kinds["pair"]) == ['["large","small"]']
     first = next(iter(made.examples))
-    made.remove(first.id)
+    made.library.remove(first.id)
     asyncio.run(made.save_all())
     assert set(shelf.kinds["example"]) == {f"{e.id:016x}" for e in made.examples}
 

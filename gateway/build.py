@@ -1,0 +1,241 @@
+"""What rooms are made of, from the configuration: adapters, and each room's own terms.
+
+Part of the composition layer: only this file and `gateway.app` name concrete adapters. Nothing is started here.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.cache.guard import CHECKS, Guard
+from gateway.config import (
+    AdaptConfig,
+    BackendConfig,
+    Config,
+    EmbedderConfig,
+    Limits,
+    ModelConfig,
+    OffloadConfig,
+    Priority,
+    StoreConfig,
+)
+from gateway.embedding.worker import Worker
+from gateway.index.partitions import Partitions
+from gateway.interfaces import DocumentStore, Embedder
+from gateway.offload.examples import Examples
+from gateway.offload.pair import Terms as PairTerms
+from gateway.offload.room import Offloading, Tenant
+from gateway.patterns import compile_pattern
+from gateway.pipeline import Settings
+from gateway.policy.book import Book
+from gateway.policy.load import LoadTerms
+from gateway.policy.policy import Policy
+from gateway.rehearsal import Terms as RehearsalTerms
+from gateway.routing.admission import Queue
+from gateway.routing.fleet import Backend, Fleet, Model
+from gateway.routing.health import Health
+from gateway.routing.scrape import metrics_url
+from gateway.routing.signals import Signals
+from gateway.routing.strategies import strategy
+from gateway.routing.trip import Terms
+from gateway.routing.upstream import Upstream
+
+
+def store(config: StoreConfig) -> DocumentStore:
+    match config.kind:
+        case "memory":
+            from gateway.storage.memory import MemoryStore
+
+            return MemoryStore()
+        case "redis":
+            from gateway.storage.redis import RedisStore
+
+            return RedisStore(config.url, namespace=config.namespace)
+        case "sqlite":
+            from gateway.storage.sqlite import SqliteStore
+
+            return SqliteStore(config.path)
+
+
+def embedder(config: EmbedderConfig) -> Embedder:
+    """Runs on the worker's thread: loading may take seconds."""
+    if config.kind == "openai":
+        from gateway.embedding.openai import OpenAIEmbedder
+
+        return OpenAIEmbedder(config.url, config.model, api_key=config.api_key, window=config.window)
+    from gateway.embedding.sentence import SentenceEmbedder
+
+    cache = config.cache or Path.home() / ".cache" / "semantic-gateway"
+    return SentenceEmbedder(config.model, config.runtime, cache=cache)
+
+
+def worker(config: EmbedderConfig, partitions: Partitions) -> Worker:
+    return Worker(
+        lambda: embedder(config),
+        partitions,
+        max_batch=config.batch,
+        max_queue=config.queue,
+        deadline=config.deadline,
+    )
+
+
+def upstream(limits: Limits) -> Upstream:
+    return Upstream(
+        connections=limits.connections,
+        connect=limits.connect_seconds,
+        idle=limits.upstream_idle_seconds,
+    )
+
+
+def settings(config: Config, own_credentials: Callable[[], bool]) -> Settings:
+    """Of the walk. `own_credentials`: whether callers bring their own keys for the engines."""
+    return Settings(
+        max_entry_bytes=config.cache.max_entry_bytes,
+        shared_stream_bytes=config.cache.shared_stream_bytes,
+        zero_usage=config.cache.usage == "zero",
+        gate=config.offload.gate,
+        trust_client_key=own_credentials,
+    )
+
+
+def offloading(config: Config, index: Worker, shelf: DocumentStore, fleet: Callable[[], Fleet]) -> Offloading:
+    """The room of in-context caching; without pairs it costs nothing."""
+
+    def entry(name: str) -> str | None:
+        model = fleet().find(name)
+        return None if model is None else model.name
+
+    def seconds(name: str) -> float | None:
+        model = fleet().find(name)
+        return None if model is None else model.latency.quantile(0.5, time.monotonic())
+
+    room = Offloading(
+        Examples(config.offload.examples_bytes),
+        index,
+        shelf,
+        entry=entry,
+        load=lambda name: fleet().model(name).pressure(time.monotonic()),
+        seconds=seconds,
+        busy=lambda name: len(fleet().model(name).queue) > 0,
+        role=config.offload.role,
+        compare_share=config.offload.compare_share,
+    )
+    room.configure(pairs(config), offload_tenants(config))
+    return room
+
+
+def priorities(config: Config) -> dict[str, Priority]:
+    return {tenant.name: tenant.priority for tenant in config.tenants}
+
+
+def pairs(config: Config) -> list[PairTerms]:
+    """Which model may be answered for by which; none where offloading is off."""
+    models = {model.name: model for model in config.models}
+
+    def prices(model: ModelConfig) -> tuple[float, float]:
+        return model.price.input / 1e6, model.price.output / 1e6
+
+    return [
+        PairTerms(
+            large.name,
+            large.offload_to,
+            models[large.offload_to].context,
+            prices(large),
+            prices(models[large.offload_to]),
+        )
+        for large in config.models
+        if large.offload_to is not None and config.offload.enabled
+    ]
+
+
+def rehearsal_terms(config: OffloadConfig) -> RehearsalTerms:
+    replay = config.replay
+    return RehearsalTerms(config.compare_in_flight, replay.enabled, replay.seconds, replay.of, replay.cutoff)
+
+
+def offload_tenants(config: Config) -> dict[str, Tenant]:
+    return {
+        f"t:{t.name}": Tenant(t.offload, t.share_examples, tuple(compile_pattern(p) for p in t.personal))
+        for t in config.tenants
+    }
+
+
+def keys(config: Config) -> list[tuple[str, str]]:
+    return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
+
+
+def models(config: Config) -> list[Model]:
+    """The fleet as configured. The mirror of a model is a backend that no strategy sees."""
+    routing, draw = config.routing, random.Random()
+    return [
+        Model(
+            model.name,
+            tuple(_backend(config, model, i, backend) for i, backend in enumerate(model.backends)),
+            model.price.input / 1e6,
+            model.price.output / 1e6,
+            strategy=strategy(model.strategy, draw) if model.strategy else None,
+            fallback=model.fallback,
+            queue=Queue(routing.queue.size, routing.queue.seconds),
+            mirror=_backend(config, model, "mirror", model.mirror.backend) if model.mirror else None,
+            mirror_share=model.mirror.share if model.mirror else 0.0,
+        )
+        for model in config.models
+    ]
+
+
+def dispatch_terms(config: Config, own_credentials: Callable[[], bool]) -> Terms:
+    routing = config.routing
+    return Terms(
+        retry_share=routing.retry_share,
+        first_byte=routing.first_byte_seconds,
+        hedge_share=routing.hedge.share,
+        hedge_quantile=routing.hedge.quantile,
+        own_credentials=own_credentials,
+    )
+
+
+def _backend(config: Config, model: ModelConfig, place: int | str, backend: BackendConfig) -> Backend:
+    price, routing = backend.price or model.price, config.routing
+    return Backend(
+        id=f"{model.name}/{place}" if model.name != "*" else f"any/{place}",
+        url=backend.url,
+        model=backend.model,
+        api_key=backend.api_key,
+        weight=backend.weight,
+        stream_usage=backend.stream_usage,
+        price_input=price.input / 1e6,
+        price_output=price.output / 1e6,
+        region=backend.region,
+        max_in_flight=backend.max_in_flight,
+        metrics=metrics_url(backend.url, backend.metrics),
+        signals=Signals(stale=routing.stale_seconds),
+        health=Health(failures=routing.ejection_failures, seconds=routing.ejection_seconds),
+    )
+
+
+def load_terms(config: AdaptConfig) -> LoadTerms:
+    return LoadTerms(
+        enabled=config.enabled,
+        latency_target=config.latency_target,
+        queue_target=config.queue_target,
+        latency_weight=config.latency_weight,
+        x_max=config.x_max,
+        smoothing=config.smoothing_seconds,
+        hysteresis=config.hysteresis,
+        false_hit_limit=config.false_hit_limit,
+    )
+
+
+def policy(book: Book) -> Policy:
+    chosen = CHECKS if book.guard.checks is None else book.guard.checks
+    return Policy(book, Guard([name for name in chosen if name not in book.guard.skip]))
+
+
+def quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:
+    """Guaranteed bytes per category, and the categories' weights in the eviction score."""
+    categories = policy.book.categories
+    weights = {c.name: c.cache.priority for c in categories}
+    return {c.name: int(c.cache.quota.share * capacity) for c in categories}, lambda name: weights.get(
+        name, 1.0
+    )

@@ -1,0 +1,55 @@
+"""What users and applications say of answers, taken to all who learn from it.
+
+Decides which answer is meant and what the verdict weighs. It must never take a verdict of another tenant.
+"""
+
+from typing import Any
+
+from gateway.cache.cache import Cache
+from gateway.errors import BadRequest, NotFound
+from gateway.offload.room import Offloading
+from gateway.policy.load import Adaptation
+from gateway.record import Receipts
+
+
+class Feedback:
+    """Verdicts, by the request id of the response."""
+
+    def __init__(
+        self, receipts: Receipts, cache: Cache, adaptation: Adaptation, offloading: Offloading
+    ) -> None:
+        self._receipts = receipts
+        self._cache = cache
+        self._adaptation = adaptation
+        self._offloading = offloading
+
+    async def take(self, tenant: str, given: Any) -> dict[str, Any]:
+        """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
+        if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
+            raise BadRequest("Give the request_id of the response.", param="request_id")
+        verdict = given.get("verdict")
+        if verdict not in ("good", "bad"):
+            raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
+        outcome = _outcome(verdict, given.get("score"))
+        receipt = self._receipts.find(tenant, given["request_id"])
+        if receipt is None:
+            raise NotFound("No answer with this request id is known.", code="request_not_found")
+        if receipt.how == "semantic":
+            self._adaptation.judged(receipt.category, wrong=verdict == "bad")
+        if receipt.decision in ("offload", "forward"):
+            self._offloading.label(tenant, given["request_id"], outcome)
+        removed = 0
+        if verdict == "bad" and receipt.entry is not None:
+            entries = self._cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
+            self._cache.forget(entries)
+            removed = len(entries)
+        return {"request_id": given["request_id"], "verdict": verdict, "removed": removed}
+
+
+def _outcome(verdict: str, score: Any) -> float:
+    """How good an answer was, in [0, 1]: the application's own score, or its verdict."""
+    if score is None:
+        return 1.0 if verdict == "good" else 0.0
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise BadRequest("The score is a number from 0 to 1.", param="score")
+    return float(score)
