@@ -124,7 +124,7 @@ def test_gone_is_told_quickly_and_back_works_without_restart(own_server: Server)
             started = time.perf_counter()
             with pytest.raises(StoreError):
                 await call()
-            assert time.perf_counter() - started < 2
+            assert time.perf_counter() - started < 5
         own_server.start()
         assert await store.get(1) == make_record(1).document  # acknowledged, so on the server's disk
         assert len(await ids(store)) == 20
@@ -142,7 +142,7 @@ def test_a_server_that_hangs_is_given_up_in_time(own_server: Server) -> None:
         os.kill(own_server.process.pid, signal.SIGSTOP)
         started = time.perf_counter()
         outcomes = await asyncio.gather(*(store.get(1) for _ in range(50)), return_exceptions=True)
-        assert time.perf_counter() - started < 2
+        assert time.perf_counter() - started < 5
         assert {type(outcome) for outcome in outcomes} == {StoreError}
         os.kill(own_server.process.pid, signal.SIGCONT)
         assert await store.get(1) is not None
