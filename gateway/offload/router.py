@@ -69,8 +69,8 @@ class Settings:
 
     strength: float = 0.5  # λ0: what the bias takes from a full-cost arm at most
     steepness: float = 2.0  # γ
-    # Measured with load and none in turn: about as much is offloaded without load as with 5 and 8, a fifth more under
-    # it. With 2 and 16 it is half as much without load, and two fifths more under it.
+    # Measured with load and none in turn (docs/offload.md): as much is offloaded without load as with 5 and 8, more
+    # under it. With 2 and 16 it is half as much without load, and two fifths more under it.
     tolerance: float = 3.0  # times the permitted mean loss that one request may lose, while there is no load
     reach: float = 10.0  # and at any load
     z: float = 0.84  # standard deviations to the credible bound of loss
