@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gateway.errors import StoreError
+from gateway.storage.sqlite import SqliteStore
 from tests.harness import Running, ScriptedBackend
 from tests.harness.backend import Seen
 
@@ -652,6 +654,27 @@ def test_a_removed_example_does_not_come_back(
     second = restarted(start, settings)
     assert gone.id not in {e.id for e in second.app.offloading.examples}
     assert len(second.app.offloading.examples) == 3
+
+
+def test_a_store_that_opens_late_brings_its_examples(
+    start: Start, backend: ScriptedBackend, small: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tree(backend, small, store={"kind": "sqlite", "path": "g.db"})
+    first = warmed(restarted(start, settings), count=1)
+    first.run(first.app.stop())
+    opened, refused = SqliteStore.open, []
+
+    async def late(store: SqliteStore) -> None:
+        if not refused:
+            refused.append(store)
+            raise StoreError("scripted")
+        await opened(store)
+
+    monkeypatch.setattr(SqliteStore, "open", late)
+    monkeypatch.setattr("gateway.app._WARM_RETRY_SECONDS", 0.2)
+    second = start(settings, book=BOLD)
+    eventually(lambda: len(second.app.offloading.examples) == 1)
+    assert refused
 
 
 def test_what_offloading_does_is_told(pair: Running) -> None:

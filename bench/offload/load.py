@@ -37,11 +37,7 @@ LOADS: dict[str, tuple[float, ...]] = {  # utilisations of the large pool, in tu
     "0.5 and 2 in turn": (0.5, 2.0, 0.5, 2.0),
 }
 SEED = 1
-THRESHOLD = 0.3  # of load: engines slow down as their batches grow, long before they are full
-QUIET = Routing(compare=0.0, routine=0.0)  # comparisons are made off-peak
-# What may be lost is saved for when it buys most: without load nothing is offloaded at a loss, under load more than
-# else at once. On average the same floor holds.
-SAVING = Routing(compare=0.0, routine=0.0, tolerance=0.0, reach=16.0)
+QUIET = Routing(compare=0.0, routine=0.0)  # the shipped one, but that comparisons are made off-peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ WAYS = {
     "always small, with examples": Way(offloads=True),
     "load-blind router": Way(),
     "load-blind router, floor 0.025": Way(floor=0.025),
-    "ours": Way(routing=SAVING, aware=True),
+    "ours": Way(aware=True),
 }
 
 
@@ -89,7 +85,7 @@ class Mixed(Run):
     first: int = 0  # the first arrival's place in `requests`
     scores: dict[int, float] = field(default_factory=dict)  # by place in `outcomes`
     small: dict[int, bool] = field(default_factory=dict)
-    pressure: Pressure = field(default_factory=lambda: Pressure(THRESHOLD))
+    pressure: Pressure = field(default_factory=Pressure)
     _decisions: dict[int, tuple[int, Decision]] = field(default_factory=dict)
 
     def _arrive(self, arrival: Arrival) -> None:

@@ -108,7 +108,7 @@ class Offloading:
         """The request is served: learn what becomes known of it. Returns the score it got."""
         request, choice = self._requests[at], decision.choice
         known = choice.compare or self.rng.random() < self.outcomes
-        share = max(self.outcomes, 0.1) if choice.compare else self.outcomes
+        share = 1 - (1 - self.outcomes) * (1 - choice.share)  # with which it was to become known, either way
         said, score = "", None
         if choice.offload or choice.compare:
             said, score = self._ask(request, decision.selection)

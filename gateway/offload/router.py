@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 FIGURES = 8
 BUCKETS = 32  # categories are hashed into so many
 PROJECTED = 64  # of the question's vector
+_JUDGED = 0.05  # share judged below which a lost answer counts for no more in the ledger
 FEATURES = FIGURES + BUCKETS + PROJECTED
 # Untaught, the small model is the better the more examples agree. What a question's words say beside its figures
 # is small: a wide prior on 64 of them would keep everything in doubt for thousands of outcomes.
@@ -68,8 +69,10 @@ class Settings:
 
     strength: float = 0.5  # λ0: what the bias takes from a full-cost arm at most
     steepness: float = 2.0  # γ
-    tolerance: float = 5.0  # times the permitted mean loss that one request may lose, while there is no load
-    reach: float = 8.0  # and at any load
+    # Measured with load and none in turn (docs/offload.md): as much is offloaded without load as with 5 and 8, more
+    # under it. With 2 and 16 it is half as much without load, and two fifths more under it.
+    tolerance: float = 3.0  # times the permitted mean loss that one request may lose, while there is no load
+    reach: float = 10.0  # and at any load
     z: float = 0.84  # standard deviations to the credible bound of loss
     explore: float = 0.02  # share of requests on which the doubtful is tried, within the budget
     compare: float = 0.10  # share of unsure requests that both models should answer
@@ -112,7 +115,8 @@ class Choice:
 class Pressure:
     """The fleet's load as a moving average; `excess` is L, its positive part above the threshold."""
 
-    def __init__(self, threshold: float = 1.0, seconds: float = 10.0) -> None:
+    def __init__(self, threshold: float = 0.5, seconds: float = 10.0) -> None:
+        # A pool's load is 0.2 at nine tenths of its capacity, 0.6 at 1.2 times (conversation trace of bench.fleet).
         self.threshold = threshold
         self.seconds = seconds  # time constant of the average
         self.mean = 0.0
@@ -217,7 +221,8 @@ class Router:
         """Outcomes in [0, 1] of either answer, or of both where they were compared.
 
         `share`: the probability with which this request was judged at all: what a judged offload lost beyond
-        its prediction stands for 1 / share such requests in the ledger. `weight`: of a sign that is no verdict.
+        its prediction stands for 1 / share such requests in the ledger, but for 20 at most: with one judged in fifty
+        a single lost answer would stop everything for a thousand requests. `weight`: of a sign that is no verdict.
         """
         if small is not None:
             self.small.learn(choice.features, small, weight)
@@ -225,7 +230,7 @@ class Router:
             self.large.learn(choice.features, large, weight)
         if choice.offload and small is not None:
             reference = choice.large.quality if large is None else large
-            self.ledger.lost += weight * (reference - small - choice.charged) / max(share, 0.05)
+            self.ledger.lost += weight * (reference - small - choice.charged) / max(share, _JUDGED)
 
     def withdraw(self, choice: Choice) -> Choice:
         """The large model answered after all: nothing is lost, and the ledger gets its charge back."""
