@@ -66,19 +66,21 @@ class Engine:
             [*command, "--weights", str(weights)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def wait(self, seconds: float = 120.0) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2).read()
-                return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
-        raise SystemExit("the engine did not start")
-
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def ready(port: int, path: str, seconds: float = 120.0) -> None:
+    """Wait until a server says it is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).read()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise SystemExit("a server did not start")
 
 
 def start_gateway(folder: Path, engines: list[Engine], strategy: str, metrics: str) -> Server:
@@ -173,8 +175,10 @@ def main() -> None:
     gateways: dict[str, Server] = {}
     try:
         for engine in engines:
-            engine.wait()
+            ready(engine.port, "/health")
         gateways = {name: start_gateway(folder, engines, *how) for name, how in STRATEGIES.items()}
+        for gateway in gateways.values():
+            ready(gateway.port, "/readyz")  # embedders are loaded: the processors are the engines' now
         seen = {name: Seen() for name in STRATEGIES}
         for number in range(options.rounds):
             for name, gateway in gateways.items():
