@@ -12,6 +12,8 @@ def test_two_thousand_requests_with_random_disconnects_leave_nothing(model_cache
     assert found["answered"] > 100
     excess = found["excess"]
     assert (found["after"].leases, found["after"].requests) == (0, 0)
-    assert excess.tasks <= 10  # of a thousand that hung up: what a machine under load has not closed yet is no leak
+    assert (
+        excess.tasks <= 10
+    )  # of a thousand that hung up: what a machine under load has not closed yet is no leak
     assert excess.files <= 10
     assert excess.megabytes < 25
