@@ -118,8 +118,7 @@ class Asker:
             answer.read(*given) if len(whole) <= _OFF_LOOP else await asyncio.to_thread(answer.read, *given)
         )
         self._metrics.used(model.name, read.usage.prompt, read.usage.completion)
-        cost = read.usage.prompt * model.price_input + read.usage.completion * model.price_output
-        return Asked(read, head, call.backend, call.attempts, cost)
+        return Asked(read, head, call.backend, call.attempts, model.cost(read.usage))
 
 
 def path(x: Exchange) -> str:

@@ -652,9 +652,8 @@ class Pipeline:
 
     def _learn(self, x: Exchange, model: Model, result: Answer) -> None:
         """A large model's answer teaches, and may become an example: at once, before it is durable."""
-        cost = result.usage.prompt * model.price_input + result.usage.completion * model.price_output
         try:
-            self._offloading.answered(x, result, x.entry is not None, cost)
+            self._offloading.answered(x, result, x.entry is not None, model.cost(result.usage))
             self._compare(x)
         except Exception:
             self._offloading.failures["learn"] += 1
@@ -671,7 +670,7 @@ class Pipeline:
         entry.created = self._clock()
         entry.expires = entry.created + self._kept_for(x)  # its life begins when it was answered
         entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
-        entry.cost = entry.prompt_tokens * model.price_input + entry.completion_tokens * model.price_output
+        entry.cost = model.cost(result.usage)
         entry.size = len(result.body) + _OVERHEAD + (0 if vector is None else vector.nbytes)
         await self._cache.keep(entry, vector, result.body, request.controls.variants)
 

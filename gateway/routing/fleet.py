@@ -8,11 +8,11 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 from gateway.errors import GatewayError, NotFound, Overloaded
-from gateway.exchange import Work
+from gateway.exchange import Usage, Work
 from gateway.interfaces import RoutingStrategy
 from gateway.routing.admission import Queue, Ticket
 from gateway.routing.health import Health, Kind
@@ -40,7 +40,7 @@ class Backend:
     price_input: float = 0.0  # dollars a token
     price_output: float = 0.0
     region: str = ""
-    max_in_flight: int | None = None
+    max_in_flight: InitVar[int | None] = None
     metrics: str = ""  # URL of the engine's own metrics; empty: none
     requests: int = 0
     failures: int = 0  # connections refused, broken or timed out
@@ -52,8 +52,8 @@ class Backend:
     _given: float = 0.0
     _given_at: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.signals.ceiling = self.max_in_flight
+    def __post_init__(self, max_in_flight: int | None) -> None:
+        self.signals.ceiling = max_in_flight
 
     @property
     def in_flight(self) -> int:
@@ -177,6 +177,10 @@ class Model:
             self._homes.move_to_end(block)
         while len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
+
+    def cost(self, usage: Usage) -> float:
+        """Dollars this many tokens take."""
+        return usage.prompt * self.price_input + usage.completion * self.price_output
 
     def pressure(self, now: float) -> float:
         """Load factor of the pool: mean over its usable backends; waiting requests add to it."""
@@ -519,7 +523,7 @@ def _with_history(model: Model, known: dict[str, Backend], before: Model | None)
         if old is not None and old.url == fresh.url:
             old.model, old.api_key, old.weight = fresh.model, fresh.api_key, fresh.weight
             old.price_input, old.price_output = fresh.price_input, fresh.price_output
-            old.max_in_flight = old.signals.ceiling = fresh.max_in_flight
+            old.signals.ceiling = fresh.signals.ceiling
             old.region, old.metrics = fresh.region, fresh.metrics
             old.health.configure(fresh.health)
             old.stream_usage = old.stream_usage and fresh.stream_usage  # what it refused, it refuses still

@@ -302,7 +302,7 @@ def test_requests_that_wait_for_their_retry_do_not_spend_one_budget_twice() -> N
         pool = Pool(Terms(retry_share=0.0), m=2)
         account = pool.dispatch.account("m")
         account.retries.left = 2.0
-        pool.backend("m/1").max_in_flight = 1
+        pool.backend("m/1").signals.ceiling = 1
         pool.engines.script = {"m/0": refusing(500)}
         pool.engines.delays = {"m/1": 0.02}
         pool.backend("m/0").weight = 100.0  # all go there first
@@ -591,7 +591,7 @@ def test_errors_that_are_no_attempts_fault_give_the_place_back() -> None:
 
 def full(pool: Pool) -> Pool:
     for one in pool.fleet.backends:
-        one.max_in_flight = one.signals.ceiling = 1
+        one.signals.ceiling = 1
     return pool
 
 
