@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from gateway.cache.flight import Call
 from gateway.errors import BackendUnreachable
-from gateway.exchange import Answer, Controls, Exchange, Request
+from gateway.exchange import Answer, Controls, Endpoint, Exchange, Request
 from gateway.metrics import Metrics
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
@@ -30,7 +30,7 @@ PATHS = {
     "responses": "/responses",
     "embeddings": "/embeddings",
 }
-_OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
+OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,17 @@ class Asker:
             raise BackendUnreachable(
                 f"The model '{model.name}' gave no answer that can be used ({call.status})."
             )
-        head = call.headers
-        given = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
-        read = (
-            answer.read(*given) if len(whole) <= _OFF_LOOP else await asyncio.to_thread(answer.read, *given)
-        )
+        read = await taken_apart(request.endpoint, call.headers, whole)
         self._metrics.used(model.name, read.usage.prompt, read.usage.completion)
-        return Asked(read, head, call.backend, call.attempts, model.cost(read.usage))
+        return Asked(read, call.headers, call.backend, call.attempts, model.cost(read.usage))
+
+
+async def taken_apart(endpoint: Endpoint, head: Any, whole: bytes, n: int = 1) -> Answer:
+    """A whole answer in its canonical form. `head`: the headers it came with; `n`: choices it must have."""
+    given = (endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
+    if len(whole) <= OFF_LOOP:
+        return answer.read(*given, n=n)
+    return await asyncio.to_thread(answer.read, *given, n=n)
 
 
 def path(x: Exchange) -> str:

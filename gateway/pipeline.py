@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import orjson
 from multidict import CIMultiDict
 
-from gateway.asking import Asked, Asker, aside, path
+from gateway.asking import OFF_LOOP, Asked, Asker, aside, path, taken_apart
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
@@ -49,13 +49,12 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Sent
-from gateway.wire import answer, replay
+from gateway.wire import replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
 
 log = logging.getLogger("gateway.pipeline")
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
 _OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
-_OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
 _UNABLE = frozenset((429, 500, 502, 503, 504))  # statuses of an engine, or a gateway, that cannot answer now
 _EXAMPLES = 24  # compared, where a small model may be asked
 _REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
@@ -381,7 +380,7 @@ class Pipeline:
         headers.popall("Content-Encoding", None)
         body = found.body
         if request.stream:
-            if len(body) <= _OFF_LOOP:
+            if len(body) <= OFF_LOOP:
                 body = replay.stream(request.endpoint, body, request.wants_usage)
             else:
                 body = await asyncio.to_thread(replay.stream, request.endpoint, body, request.wants_usage)
@@ -404,9 +403,7 @@ class Pipeline:
 
         async def after(call: Call) -> None:
             if call.whole is not None:
-                head = call.headers
-                sent = head.get("Content-Type", ""), head.get("Content-Encoding", "")
-                found = answer.read(request.endpoint, *sent, call.whole)
+                found = await taken_apart(request.endpoint, call.headers, call.whole)
                 self._metrics.used(model.name, found.usage.prompt, found.usage.completion)
                 self._served(x, model.name, found)
 
@@ -499,7 +496,7 @@ class Pipeline:
         x.decision = x.decision or hit
         x.entry = hit.entry
         hit.entry.hits += 1
-        if len(hit.document) <= _OFF_LOOP:
+        if len(hit.document) <= OFF_LOOP:
             body = self._replayed(request, hit.document)
         else:
             body = await asyncio.to_thread(self._replayed, request, hit.document)
@@ -640,11 +637,7 @@ class Pipeline:
             used = replay.usage(whole)  # all there is to learn of an answer that is not kept
             self._metrics.used(model.name, used.prompt, used.completion)
             return
-        arguments = (request.endpoint, head.get("Content-Type", ""), head.get("Content-Encoding", ""), whole)
-        if len(whole) > _OFF_LOOP:
-            result = await asyncio.to_thread(answer.read, *arguments, n=choices(request))
-        else:
-            result = answer.read(*arguments, n=choices(request))
+        result = await taken_apart(request.endpoint, head, whole, choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
         if x.plan is not None:
             self._learn(x, model, result)
