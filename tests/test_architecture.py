@@ -19,12 +19,12 @@ LAYERS = [
     {"exchange"},
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
-     "log", "calibration"},
+     "log", "calibration", "trust", "verifier"},
     {"asking"},
     {"judge"},
-    {"rehearsal"},
+    {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},
-    {"feedback"},
+    {"feedback", "labels"},
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
@@ -36,6 +36,7 @@ LAYERS = [
 ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
+    ("offload", "wire"): "an example is read from an answer, and a request made anew",
     ("calibrate", "embedding"): "calibration embeds with the embedder that serves",
 }
 # Foreign libraries and the only places that may import them.

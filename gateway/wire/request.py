@@ -17,7 +17,7 @@ from gateway.wire.controls import CONTROL_HEADERS, controls
 from gateway.wire.fingerprint import big_numbers, exact_fingerprint, partition_fingerprint
 from gateway.wire.rewrite import rewrite
 
-__all__ = ["Reader", "choices", "exact_fingerprint", "parse", "partition_fingerprint", "rewrite"]
+__all__ = ["Reader", "choices", "exact_fingerprint", "parse", "partition_fingerprint", "remade", "rewrite"]
 
 
 def parse(
@@ -46,6 +46,27 @@ def parse(
         barred=barred,
         uncacheable=uncacheable,
         controls=controls(headers, fields.get("cache"), honour_cache_control),
+    )
+
+
+def remade(request: Request, fields: dict[str, Any], *, stream: bool) -> Request:
+    """A request of the gateway's own making, like the caller's in all that `fields` does not say."""
+    fields = {key: value for key, value in fields.items() if key not in ("stream", "stream_options")}
+    if stream:
+        fields["stream"] = True
+        if "stream_options" in request.fields:
+            fields["stream_options"] = request.fields["stream_options"]
+    return Request(
+        endpoint=request.endpoint,
+        raw=orjson.dumps(fields),
+        fields=fields,
+        model=fields["model"],
+        stream=stream,
+        wants_usage=stream and request.wants_usage,
+        question=request.question,
+        barred=request.barred,
+        uncacheable=request.uncacheable,
+        controls=request.controls,
     )
 
 
