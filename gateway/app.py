@@ -48,8 +48,6 @@ from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.rehearsal import Rehearsal
-from gateway.sampling import Sampling
-from gateway.trust.negatives import Negatives
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Fleet
 from gateway.routing.health import Prober
@@ -57,10 +55,12 @@ from gateway.routing.mirror import Mirror
 from gateway.routing.scrape import LIMIT, Figures, Scraper
 from gateway.routing.signals import Report
 from gateway.routing.strategies import strategy
+from gateway.sampling import Sampling
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
 from gateway.tenant import Tenants
+from gateway.trust.negatives import Negatives
 
 log = logging.getLogger("gateway")
 _SECRET = "tenant-secret"

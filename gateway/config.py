@@ -210,7 +210,9 @@ class CacheConfig(_Section):
     usage: Literal["original", "zero"] = "original"
     cache_control: bool = True  # honour the standard Cache-Control request header
     shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
-    hit_seconds: float = Field(0.0, ge=0, le=60)  # a hit is answered no sooner, so that its time tells nothing
+    hit_seconds: float = Field(
+        0.0, ge=0, le=60
+    )  # a hit is answered no sooner, so that its time tells nothing
 
 
 class ReplayConfig(_Section):
@@ -249,7 +251,9 @@ class JudgeConfig(_Section):
 class TrustConfig(_Section):
     """Semantic hits that are judged beside the traffic."""
 
-    share: float = Field(0.02, ge=0, le=1)  # of hits the model is asked about as well; unsure ones more; 0: none
+    share: float = Field(
+        0.02, ge=0, le=1
+    )  # of hits the model is asked about as well; unsure ones more; 0: none
     in_flight: int = Field(2, ge=1)  # asked at once
     per_minute: float = Field(60.0, ge=0)
     window: int = Field(10_000, ge=100)  # look-ups of a category that its operating point is taken from

@@ -15,9 +15,7 @@ from gateway.sampling import Sampling
 class Feedback:
     """Verdicts, by the request id of the response."""
 
-    def __init__(
-        self, receipts: Receipts, cache: Cache, sampling: Sampling, offloading: Offloading
-    ) -> None:
+    def __init__(self, receipts: Receipts, cache: Cache, sampling: Sampling, offloading: Offloading) -> None:
         self._receipts = receipts
         self._cache = cache
         self._sampling = sampling

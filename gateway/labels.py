@@ -45,7 +45,7 @@ async def seed(trust: Trust, policy: Policy, worker: Worker, verifier: Verifier 
     found = await asyncio.to_thread(_sorted, pairs, left, right, policy, worker.classifier, verifier)
     used = 0
     for category, (statistics, wrong) in found.items():
-        if category in trust:
+        if trust.floor(category) <= 1.0:  # configured
             trust.seed(category, statistics, wrong)
             used += len(wrong)
     log.info("labels read", extra={"fields": {"pairs": len(pairs), "used": used}})
@@ -73,7 +73,9 @@ def _sorted(
         name, confidence = labels[row]
         category = pair.category or (name if confidence >= MIN_CONFIDENCE else DEFAULT)
         statistics, wrong = found[category]
-        statistics.append(_statistic(pair, cosines[row], left[row], right[row : row + 1], policy, category, verifier))
+        statistics.append(
+            _statistic(pair, cosines[row], left[row], right[row : row + 1], policy, category, verifier)
+        )
         wrong.append(not pair.duplicate)
     return found
 

@@ -298,7 +298,9 @@ class Pipeline:
             if document is not None:
                 return self._hit(x, choice.entry, "semantic", document)
             return self._forward(x, "document-gone")
-        return self._forward(x, x.policy.withheld(ruling, choice.agreed.entry) if choice.agreed else choice.reason)
+        return self._forward(
+            x, x.policy.withheld(ruling, choice.agreed.entry) if choice.agreed else choice.reason
+        )
 
     def _forward(self, x: Exchange, reason: str) -> Decision:
         if _request(x).controls.only:

@@ -26,7 +26,9 @@ class Remembered:
     category: str
     entry: int | None
     at: float
-    pair: tuple[bytes, str, str] | None = None  # of a semantic hit: partition, question asked, question stored
+    pair: tuple[bytes, str, str] | None = (
+        None  # of a semantic hit: partition, question asked, question stored
+    )
     statistic: float = 0.0  # what it was decided by
 
 

@@ -219,7 +219,8 @@ class Sampling:
             return "crowded"
         if free:
             return ""
-        assert sample is not None and sample.x.request is not None
+        assert sample is not None
+        assert sample.x.request is not None
         if self._load(sample.x.request.model) > _PRESSED:
             return "busy"
         if self._allowed < 1:
@@ -260,7 +261,9 @@ class Sampling:
         """A candidate below the operating point teaches where that should be."""
         assert x.ruling is not None
         for each in x.candidates:
-            if each.verdict != "below-threshold" and not (each.verdict == "verifier" and each.score is not None):
+            if each.verdict != "below-threshold" and not (
+                each.verdict == "verifier" and each.score is not None
+            ):
                 continue
             candidate = await self._scored(x, each)
             document = None if candidate is None else await self._cache.document(candidate.entry)
@@ -341,7 +344,9 @@ class Sampling:
     def state(self) -> dict[str, Any]:
         """What is known, as the admin API tells it."""
         return {
-            "categories": {name: self._state_of(name, report) for name, report in self.trust.report().items()},
+            "categories": {
+                name: self._state_of(name, report) for name, report in self.trust.report().items()
+            },
             "samples": dict(self.samples),
             "judged_by": dict(self._judge.counts),
             "negative_pairs": len(self.negatives),
@@ -351,7 +356,11 @@ class Sampling:
     def _state_of(self, name: str, report: Report) -> dict[str, Any]:
         hits, tokens, dollars = self.withheld.get(name, (0, 0.0, 0.0))
         told = asdict(report)
-        told["withheld"] |= {"would_serve": hits, "would_save_tokens": int(tokens), "would_save_dollars": dollars}
+        told["withheld"] |= {
+            "would_serve": hits,
+            "would_save_tokens": int(tokens),
+            "would_save_dollars": dollars,
+        }
         return told
 
     # ── feedback ────────────────────────────────────────────────────────────────────────────────────────

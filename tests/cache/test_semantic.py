@@ -66,7 +66,9 @@ def test_an_entry_whose_category_went_exact_or_shadow_is_not_reused() -> None:
     assert (shadow.entry, shadow.reason) == (None, "shadow")
 
 
-def judged(neighbours: list[tuple[Entry, float]], scores: dict[int, float] | None, margin: float = 0.0) -> Choice:
+def judged(
+    neighbours: list[tuple[Entry, float]], scores: dict[int, float] | None, margin: float = 0.0
+) -> Choice:
     return choose(
         "is it safe",
         neighbours,
