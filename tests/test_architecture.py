@@ -28,7 +28,7 @@ LAYERS = [
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
-    {"doctor", "thresholds"},
+    {"doctor", "thresholds", "check", "tune"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -51,8 +51,8 @@ LIBRARIES = {
     "onnxruntime": {"embedding"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},
-    "yaml": {"policy", "config", "thresholds"},
-    "pydantic": {"policy", "config"},
+    "yaml": {"policy", "config", "thresholds", "check", "tune"},
+    "pydantic": {"policy", "config", "check"},
 }
 
 
