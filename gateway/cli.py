@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, bake, calibrate, check."""
+"""The command line: serve, validate, schema, doctor, bake, calibrate, tune, check."""
 
 import argparse
 import asyncio
@@ -11,7 +11,6 @@ from typing import Any
 
 from gateway.config import Config, ConfigFault, build, load
 from gateway.errors import GatewayError
-
 
 _NOBODY = {"name": "*", "backends": [{"url": "http://127.0.0.1:9/v1"}]}  # of a command that asks no model
 
@@ -75,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
     calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
     calibrate.set_defaults(run=_calibrate)
+    tune = commands.add_parser("tune", help="what other thresholds would do: a chart, a table, a policy diff")
+    evidence = tune.add_mutually_exclusive_group(required=True)
+    evidence.add_argument("--pairs", type=Path, help="JSON lines: a, b, duplicate[, category]")
+    evidence.add_argument("--log", type=Path, help="the gateway's own log, with its judged hits")
+    tune.add_argument("--max-error", type=float, help="for all categories (default: each one's own, or 0.01)")
+    tune.add_argument("--out", type=Path, required=True, help="folder for chart, table and diff")
+    tune.add_argument("--policies", type=Path, help="the book in force (default: the shipped one)")
+    tune.set_defaults(run=_tune)
+
     check = commands.add_parser("check", help="a team's expectations of its policies, for CI")
     check.add_argument("policies", type=Path, help="folder of the policies")
     check.add_argument("cases", type=Path, help="YAML: must_hit, must_miss and category cases")
@@ -150,6 +158,12 @@ def _validate(options: argparse.Namespace) -> int:
             return 1
         print(f"{folder}: ok, {len(book.categories)} categories, version {book.version}")
     return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from gateway.thresholds import propose
+
+    return propose(options.pairs, options.log, options.max_error, options.out, options.policies)
 
 
 def _check(options: argparse.Namespace) -> int:

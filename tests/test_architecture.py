@@ -24,11 +24,12 @@ LAYERS = [
     {"judge"},
     {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},
+    {"tune"},
     {"feedback", "labels"},
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
-    {"doctor", "thresholds", "check", "tune"},
+    {"doctor", "thresholds", "check"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

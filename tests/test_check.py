@@ -86,7 +86,7 @@ def test_rules_hints_and_temperature_count_as_they_do_in_the_gateway(tmp_path: P
 categories:
   - {name: secret, cache: {mode: none}}
   - {name: cool, cache: {threshold: 0.9, max_temperature: 0.5}}
-  - {name: default, cache: {threshold: 0.9}}
+  - {name: default, examples: [Tell me something], cache: {threshold: 0.9}}
 rules:
   - {when: {tenant: acme}, then: {category: secret}}
   - {when: {header: {x-team: cool}}, then: {category: cool}}
