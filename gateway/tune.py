@@ -79,7 +79,7 @@ def from_pairs(
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.a, pair.b)))
     vectors = dict(zip(texts, encode(embedder, texts), strict=True))
     found: defaultdict[str, Evidence] = defaultdict(Evidence)
-    left = np.stack([vectors[pair.a] for pair in pairs]) if pairs else np.zeros((0, embedder.dim))
+    left = np.stack([vectors[pair.a] for pair in pairs]) if pairs else np.zeros((0, embedder.dim), dtype=np.float32)
     guessed = categorise([pair.a for pair in pairs], left) if pairs else []
     for pair, guess in zip(pairs, guessed, strict=True):
         evidence = found[pair.category or guess]
