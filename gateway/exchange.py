@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from struct import Struct
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gateway.errors import GatewayError
 
@@ -58,8 +58,7 @@ class Request:
 Priority = Literal["interactive", "standard", "batch"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a request will cost an engine, as far as it can be known before it is sent, and how urgent it is."""
 
     prompt: int  # tokens, estimated from bytes

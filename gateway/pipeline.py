@@ -452,8 +452,7 @@ class Pipeline:
                 self._served(x, model.name, found)
 
         call = Call(run, self._settings.shared_stream_bytes, after)
-        self._calls.add(call.task)
-        call.task.add_done_callback(self._calls.discard)
+        self._track(call.task)
         reply = await self._read(x, call)
         assert reply is not None
         if not 200 <= reply.status < 300:
@@ -568,18 +567,29 @@ class Pipeline:
 
         call = Call(run, self._settings.shared_stream_bytes, after)
         call.entry = entry = x.entry
-        self._calls.add(call.task)
-        call.task.add_done_callback(self._calls.discard)
+        self._track(call.task, entry, flight)
+        if flight and entry is None:  # not to be kept, not for a moment: not to be shared either
+            self._flights.close(flight)
+        elif flight:
+            flight.land(call)
+        return call
+
+    def _track(
+        self, task: "asyncio.Task[None]", entry: Entry | None = None, flight: Flight | None = None
+    ) -> None:
+        """Shutdown waits for this task; at its end its entry is stored, or never will be, and its flight closed."""
+
+        def over(task: "asyncio.Task[None]") -> None:
+            self._calls.discard(task)
+            if entry is not None:
+                self._cache.settle(entry)
+            if flight is not None:
+                self._flights.close(flight)
+
+        self._calls.add(task)
         if entry is not None:
             self._cache.expect(entry)
-            call.task.add_done_callback(lambda _: self._cache.settle(entry))
-        if flight:
-            if entry is None:  # not to be kept, not for a moment: not to be shared either
-                self._flights.close(flight)
-            else:
-                flight.land(call)
-                call.task.add_done_callback(lambda _: self._flights.close(flight))
-        return call
+        task.add_done_callback(over)
 
     async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
         request = _request(x)
@@ -671,15 +681,14 @@ class Pipeline:
         request, whole = _request(x), call.whole
         if whole is None or not 200 <= call.status < 300:
             return
-        head = call.headers
         if call.fallback:
             x.entry, x.plan, model = None, None, self._fleet.model(call.fallback)
             x.candidates.clear()  # another model's answer tells nothing of what this one's would have been
-        if not (x.entry or x.plan or x.candidates or request.stream or "Content-Encoding" in head):
-            used = replay.usage(whole)  # all there is to learn of an answer that is not kept
-            self._metrics.used(model.name, used.prompt, used.completion)
+        prompt, output = call.spent
+        if not (x.entry or x.plan or x.candidates) and prompt is not None:
+            self._metrics.used(model.name, prompt, output or 0)  # all there is to learn of what is not kept
             return
-        result = await taken_apart(request.endpoint, head, whole, choices(request))
+        result = await taken_apart(request.endpoint, call.headers, whole, choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
         if x.plan is not None:
             self._learn(x, model, result)
@@ -698,14 +707,8 @@ class Pipeline:
         return keep
 
     def _keep_aside(self, x: Exchange, model: Model, result: Answer) -> None:
-        entry = x.entry
-        if entry is None:
-            return
-        self._cache.expect(entry)
-        task = asyncio.get_running_loop().create_task(self._admit(x, model, result))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        task.add_done_callback(lambda _: self._cache.settle(entry))
+        if x.entry is not None:
+            self._track(asyncio.get_running_loop().create_task(self._admit(x, model, result)), x.entry)
 
     def _learn(self, x: Exchange, model: Model, result: Answer) -> None:
         """A large model's answer teaches, and may become an example: at once, before it is durable."""

@@ -6,9 +6,8 @@ It never delays the client, and never stores what is incomplete (that is settled
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.exchange import Exchange, Join, Reuse
 from gateway.metrics import Metrics
@@ -16,8 +15,7 @@ from gateway.metrics import Metrics
 _DAY = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """What feedback needs to know of an answered request."""
 
     tenant: str

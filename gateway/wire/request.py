@@ -71,25 +71,26 @@ def remade(request: Request, fields: dict[str, Any], *, stream: bool) -> Request
 
 
 class Reader:
-    """`parse` with a short memory: a body that comes again, byte for byte and without controls of its own, is
-    not read again. Exact hits are such bodies. Bounded by number and size; forgotten all at once when full.
+    """`parse` with a short memory: a body that comes again, byte for byte and with the same controls, is not
+    read again. Exact hits are such bodies. Bounded by number and size; forgotten all at once when full.
     """
 
     def __init__(self, bodies: int = 512, size: int = 8192, *, honour_cache_control: bool = True) -> None:
         self._bodies, self._size = bodies, size
         self._honour = honour_cache_control
-        self._read: dict[tuple[Endpoint, bytes], Request] = {}
+        self._read: dict[tuple[str | bytes | None, ...], Request] = {}
 
     def parse(self, endpoint: Endpoint, raw: bytes, headers: Mapping[str, str]) -> Request:
         """As the function of that name."""
-        if len(raw) > self._size or any(name in headers for name in CONTROL_HEADERS):
-            return parse(endpoint, raw, headers, honour_cache_control=self._honour)
-        known = self._read.get((endpoint, raw))
+        key = (endpoint, raw, *[headers.get(name) for name in CONTROL_HEADERS])
+        known = self._read.get(key) if len(raw) <= self._size else None
         if known is None:
+            known = parse(endpoint, raw, headers, honour_cache_control=self._honour)
+            if sum(len(part) for part in key if part) > self._size:
+                return known
             if len(self._read) >= self._bodies:
                 self._read.clear()
-            known = parse(endpoint, raw, headers, honour_cache_control=self._honour)
-            self._read[endpoint, raw] = known
+            self._read[key] = known
         return known
 
 
