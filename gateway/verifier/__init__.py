@@ -1,0 +1,1 @@
+"""A second opinion on a candidate, learned from labelled pairs. It may only withhold a hit that the guard allows."""
