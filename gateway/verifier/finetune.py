@@ -57,41 +57,54 @@ def tokenizer(folder: Path, tokens: int) -> Any:
 
 
 def finetune(
-    examples: Sequence[Example], folder: Path, epochs: float, say: Callable[[str], None], seed: int = 1
+    examples: Sequence[Example],
+    folder: Path,
+    epochs: float,
+    say: Callable[[str], None],
+    minutes: float = float("inf"),
+    keep: Callable[[Cross], None] = lambda model: None,
+    seed: int = 1,
 ) -> Cross:
-    """The encoder of `folder` after `epochs` over the examples. `say` hears of progress once a minute."""
+    """The encoder of `folder` after `epochs` over the examples, or fewer: the rate decays to zero by `minutes`.
+
+    `say` hears of progress once a minute; `keep` gets the unfinished model every five, to save it.
+    """
     torch.manual_seed(seed)
-    draw = random.Random(seed)
     model, reader = Cross(folder), tokenizer(folder, TRAINED_TOKENS)
-    batches = list(_batches(examples, reader, epochs, draw))
-    head = list(model.head.parameters())
-    body = [p for p in model.encoder.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [{"params": body, "lr": RATE}, {"params": head, "lr": HEAD_RATE}], weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, len(batches)))
+    batches = list(_batches(examples, reader, epochs, random.Random(seed)))
+    optimizer = _optimizer(model)
+    rates = [group["lr"] for group in optimizer.param_groups]
     model.train()
-    started = heard = time.monotonic()
+    started = heard = kept = time.monotonic()
     running = 0.7
     for step, (tensors, wanted) in enumerate(batches, 1):
+        done = max(step / len(batches), (time.monotonic() - started) / (60 * minutes))
+        if done > 1:
+            say(f"cross-encoder: stopped by the time limit at batch {step} of {len(batches)}")
+            break
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(*tensors), wanted)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         running = 0.98 * running + 0.02 * float(loss.detach())
-        if time.monotonic() - heard > 60 or step == len(batches):
-            heard = time.monotonic()
-            left = (heard - started) / step * (len(batches) - step)
+        now = time.monotonic()
+        if now - heard > 60 or step == len(batches):
+            heard = now
+            left = (now - started) * (1 / done - 1)
             say(f"cross-encoder: batch {step} of {len(batches)}, loss {running:.3f}, {left / 60:.0f} min left")
+        if now - kept > 300:
+            kept = now
+            keep(model)
     return model.eval()
 
 
-def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, linear decay to zero."""
-    warm = max(1.0, WARM_UP * steps)
-    return min((step + 1) / warm, max(0.0, (steps - step) / max(1.0, steps - warm)))
+def _optimizer(model: Cross) -> Any:
+    body = [weight for weight in model.encoder.parameters() if weight.requires_grad]
+    groups = [{"params": body, "lr": RATE}, {"params": list(model.head.parameters()), "lr": HEAD_RATE}]
+    return torch.optim.AdamW(groups, weight_decay=0.01)
 
 
 def _batches(
