@@ -32,6 +32,13 @@ class Quota(_Frozen):
     """Guaranteed share of the cache's bytes; idle space is lent to others."""
 
 
+class Verify(_Frozen):
+    above: f.Threshold
+    """Least cosine similarity of a candidate that the verifier is asked about."""
+    score: f.Share
+    """Least score of a semantic hit."""
+
+
 class Cache(_Frozen):
     mode: f.CacheMode = "semantic"
     """semantic (exact first) | shadow (exact; semantic only observed) | exact | none (never stored)."""
@@ -46,6 +53,8 @@ class Cache(_Frozen):
     """Hotter requests (unset counts as 1.0) are neither answered from the cache nor stored."""
     max_error: f.Number | None = Field(default=None, gt=0, le=1)
     """Bound on wrong semantic hits per semantic look-up, for calibration."""
+    verify: Verify | None = None
+    """Candidates that the verifier scores, instead of the threshold, where one is loaded that fits."""
 
     stale_if_error: f.Grace = 0
     """How long past its TTL an answer may still be served while no backend can answer; 0: never."""

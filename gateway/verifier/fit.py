@@ -1,11 +1,11 @@
-"""Learns the small networks. Only training imports this: it needs torch."""
+"""Learns the small networks, and what weighs their logits. Only training imports this: it needs torch."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from gateway.verifier.network import Array, Network
+from gateway.verifier.network import Array, Linear, Network
 
 BATCH, RATE, DECAY, DROPOUT = 256, 2e-3, 1e-2, 0.3
 
@@ -39,4 +39,19 @@ def _learn(x: Any, y: Any, hidden: int, epochs: int, decay: float, seed: int) ->
             optimizer.step()
             schedule.step()
     weights = (first.weight.T, first.bias, second.weight[0], second.bias[0])
-    return [np.ascontiguousarray(weight.detach().numpy()) for weight in weights]
+    return [np.array(weight.detach().numpy(), order="C") for weight in weights]
+
+
+def weigh(inputs: Array, duplicate: Any, ridge: float = 3.0, steps: int = 30) -> Linear:
+    """Logistic regression by Newton's method, the ridge on standardised inputs; its probabilities are calibrated."""
+    mean, scale = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), 1e-4)
+    x = np.concatenate([(inputs - mean) / scale, np.ones((len(inputs), 1))], axis=1).astype(np.float64)
+    y = np.asarray(duplicate, dtype=np.float64)
+    penalty = np.diag([ridge] * (x.shape[1] - 1) + [1e-6])
+    weight = np.zeros(x.shape[1])
+    for _ in range(steps):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ weight, -30, 30)))
+        slope = x.T @ (p - y) + penalty @ weight
+        weight -= np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + penalty, slope)
+    w = weight[:-1] / scale
+    return Linear(w.astype(np.float32), np.array([weight[-1] - w @ mean], dtype=np.float32))

@@ -54,6 +54,31 @@ class Network:
         return cls(*found)
 
 
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Logistic regression's logit: weight (d,), bias (1,)."""
+
+    weight: Array
+    bias: Array
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 1 or self.bias.shape != (1,) or not np.isfinite(self.weight).all():
+            raise ValueError("weights of no use")
+
+    def probability(self, inputs: Array) -> Array:
+        """(n, d) → (n,) in [0, 1]."""
+        logits = np.clip(inputs @ self.weight + self.bias[0], -30.0, 30.0)
+        return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+
+    def arrays(self, prefix: str) -> dict[str, Any]:
+        return {f"{prefix}.weight": self.weight, f"{prefix}.bias": self.bias}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], prefix: str) -> "Linear":
+        """Raises KeyError or ValueError where arrays are missing or of no use."""
+        return cls(*(np.asarray(arrays[f"{prefix}.{name}"], dtype=np.float32) for name in ("weight", "bias")))
+
+
 def between(vector: Array, vectors: Array) -> Array:
     """|u - v| and u * v, (d,) against (n, d) or (n, d) each → (n, 2d)."""
     return np.concatenate([np.abs(vector - vectors), vector * vectors], axis=1, dtype=np.float32)
