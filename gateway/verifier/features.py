@@ -27,8 +27,28 @@ BUCKETS = 1 << 16
 LONGEST = 2000  # characters of a text that are looked at
 
 _WORD = re.compile(r"\w+(?:'\w+)?")
-_QUESTIONS = frozenset("how what why when where who whom whose which can is are do does did should will".split())
-_NEGATIONS = frozenset("no not never none without cannot nor neither".split())
+_QUESTIONS = frozenset(
+    [
+        "how",
+        "what",
+        "why",
+        "when",
+        "where",
+        "who",
+        "whom",
+        "whose",
+        "which",
+        "can",
+        "is",
+        "are",
+        "do",
+        "does",
+        "did",
+        "should",
+        "will",
+    ]
+)
+_NEGATIONS = frozenset(["no", "not", "never", "none", "without", "cannot", "nor", "neither"])
 Array = NDArray[np.float32]
 
 

@@ -29,11 +29,16 @@ class Cross(torch.nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
+        self.encoder = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, attn_implementation="eager"
+        )
         self.encoder.embeddings.word_embeddings.weight.requires_grad_(False)  # most weights, least to learn
         width = self.encoder.config.hidden_size
         self.head = torch.nn.Sequential(
-            torch.nn.Dropout(0.1), torch.nn.Linear(3 * width, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
+            torch.nn.Dropout(0.1),
+            torch.nn.Linear(3 * width, HIDDEN),
+            torch.nn.Tanh(),
+            torch.nn.Linear(HIDDEN, 1),
         )
 
     def forward(self, ids: Any, mask: Any, segment: Any) -> Any:
@@ -86,7 +91,7 @@ def finetune(
             group["lr"] = rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(*tensors), wanted)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         running = 0.98 * running + 0.02 * float(loss.detach())
@@ -94,7 +99,9 @@ def finetune(
         if now - heard > 60 or step == len(batches):
             heard = now
             left = (now - started) * (1 / done - 1)
-            say(f"cross-encoder: batch {step} of {len(batches)}, loss {running:.3f}, {left / 60:.0f} min left")
+            say(
+                f"cross-encoder: batch {step} of {len(batches)}, loss {running:.3f}, {left / 60:.0f} min left"
+            )
         if now - kept > 300:
             kept = now
             keep(model)

@@ -32,10 +32,10 @@ def _learn(x: Any, y: Any, hidden: int, epochs: int, decay: float, seed: int) ->
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             loss = torch.nn.functional.binary_cross_entropy_with_logits(net(x[rows]).squeeze(1), y[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     weights = (first.weight.T, first.bias, second.weight[0], second.bias[0])

@@ -68,7 +68,8 @@ class Linear:
     def probability(self, inputs: Array) -> Array:
         """(n, d) → (n,) in [0, 1]."""
         logits = np.clip(inputs @ self.weight + self.bias[0], -30.0, 30.0)
-        return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        found: Array = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        return found
 
     def arrays(self, prefix: str) -> dict[str, Any]:
         return {f"{prefix}.weight": self.weight, f"{prefix}.bias": self.bias}

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.errors import Invalid
 from gateway.interfaces import Vector
-from gateway.verifier.cross import GRAPH, CrossEncoder
+from gateway.verifier.cross import CrossEncoder
 from gateway.verifier.features import Array, Rarity, compare
 from gateway.verifier.files import ABOUT, FORMAT, MODEL, digests, named
 from gateway.verifier.fit import fit, weigh
@@ -131,13 +131,16 @@ def _parts(examples: Sequence[Example]) -> Any:
 
 
 def _chosen(examples: Sequence[Example], mask: Any) -> list[Example]:
-    return [examples[at] for at in np.flatnonzero(mask)]
+    return [examples[int(at)] for at in np.flatnonzero(mask)]
 
 
 def _counted(examples: Sequence[Example], left: Vector, right: Vector, rarity: Rarity) -> Array:
     cosines = np.einsum("ij,ij->i", left, right)
     return np.stack(
-        [compare(rarity.read(a), rarity.read(b), float(c)) for (a, b, _), c in zip(examples, cosines, strict=True)]
+        [
+            compare(rarity.read(a), rarity.read(b), float(c))
+            for (a, b, _), c in zip(examples, cosines, strict=True)
+        ]
     )
 
 
@@ -145,15 +148,16 @@ def _cross_encoder(
     examples: Sequence[Example], encoder: Path, out: Path, say: Say, minutes: float, epochs: float
 ) -> CrossEncoder:
     of = hashlib.sha256(orjson.dumps(examples)).hexdigest()
-    if (out / CROSS_OF).is_file() and (out / GRAPH).is_file():
-        if orjson.loads((out / CROSS_OF).read_bytes()) == {"pairs": of}:
-            say("cross-encoder: this folder's was taught these very pairs, and is kept")
-            return CrossEncoder(out)
+    known = out / CROSS_OF
+    if known.is_file() and orjson.loads(known.read_bytes()) == {"pairs": of}:
+        say("cross-encoder: this folder's was taught these very pairs, and is kept")
+        return CrossEncoder(out)
     from gateway.verifier.finetune import export, finetune
 
     say(f"cross-encoder: learns from {len(examples)} pairs")
+    known.unlink(missing_ok=True)
     export(finetune(examples, encoder, epochs, say, minutes), encoder, out)
-    (out / CROSS_OF).write_bytes(orjson.dumps({"pairs": of}))
+    known.write_bytes(orjson.dumps({"pairs": of}))
     return CrossEncoder(out)
 
 
@@ -168,5 +172,7 @@ def auc(scores: Any, duplicate: Any) -> float:
 
 def _calibration_error(scores: Any, duplicate: Any, bins: int = 10) -> float:
     order = np.array_split(np.argsort(scores), bins)
-    gaps: Iterable[float] = (abs(float(scores[at].mean()) - float(duplicate[at].mean())) for at in order if len(at))
+    gaps: Iterable[float] = (
+        abs(float(scores[at].mean()) - float(duplicate[at].mean())) for at in order if len(at)
+    )
     return float(np.mean(list(gaps)))

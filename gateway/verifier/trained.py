@@ -13,7 +13,6 @@ from gateway.verifier.cross import CrossEncoder
 from gateway.verifier.features import LONGEST, NAMES, Array, Rarity, compare, normal
 from gateway.verifier.network import Linear, Network, between
 
-
 FEATURES = (*NAMES, "cheap logit", "close logit", "cross-encoder logit")
 
 
@@ -61,7 +60,7 @@ class Trained:
         same = np.array([_same(asked, text) for text in stored], dtype=np.bool_)
         if self.cross is not None and self.late is not None:
             open_ = np.flatnonzero((found >= self.least) & ~same)
-            read = self.cross.logits([(asked, stored[at]) for at in open_])
+            read = self.cross.logits([(asked, stored[int(at)]) for at in open_])
             found[open_] = self.late.probability(evidence(counted[open_], hints[open_], read))
         found[same] = 1.0
         return [float(score) for score in np.nan_to_num(found, nan=0.0)]
