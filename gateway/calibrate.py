@@ -5,7 +5,7 @@ Works on one's own pairs and on whatever embedder and guard serve. It proposes; 
 
 import gzip
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,11 @@ import orjson
 
 from gateway.calibration import Point, curve, needed, operating_point
 from gateway.errors import Invalid
-from gateway.interfaces import Embedder, Vector
+from gateway.interfaces import Embedder, Vector, Verifier
+from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, Proof, prove
 
 ALL = "*"  # every category together
 BATCH = 64
-# Below this, texts that merely share a topic match; no operating point may go lower (a threshold of -1 would
-# only say that the pairs held nothing risky).
-FLOOR = 0.70
 STEPS = 4  # of the error that load may spend
 
 
@@ -49,6 +47,7 @@ class Row:
     others: int
     threshold: float | None
     point: Point | None
+    proof: Proof | None = None  # of a verifier against the threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,11 @@ class Calibration:
         """Category → threshold, where one could be certified."""
         return {row.category: row.threshold for row in self.rows if row.threshold is not None}
 
+    @property
+    def proofs(self) -> dict[str, Proof]:
+        """Category → the proof that a verifier is better there, where there is one."""
+        return {row.category: row.proof for row in self.rows if row.proof is not None and row.proof.holds}
+
     def markdown(self) -> str:
         lines = [
             f"Thresholds at which at most {self.max_error:.2%} of known non-duplicates hit, guard agreeing.",
@@ -71,7 +75,25 @@ class Calibration:
             "| category | duplicates | non-duplicates | threshold | duplicates hit | non-duplicates hit |",
             "|---|---|---|---|---|---|",
         ]
-        return "\n".join([*lines, *map(self._line, self.rows), ""])
+        return "\n".join([*lines, *map(self._line, self.rows), *self._proven(), ""])
+
+    def _proven(self) -> list[str]:
+        """What a verifier would change, category by category."""
+        proofs = [(row.category, row.proof) for row in self.rows if row.proof is not None]
+        if not proofs:
+            return []
+        title = (
+            "The verifier, at the same error: duplicates that only its score or only similarity lets hit, and the "
+            f"exact one-sided sign test of the two. Used in a category where p is at most {SIGNIFICANT}."
+        )
+        head = [
+            "| category | score | only by score | only by similarity | p | used |",
+            "|---|---|---|---|---|---|",
+        ]
+        return ["", title, "", *head, *(
+            f"| {name} | {it.score:.4f} | {it.gained} | {it.lost} | {it.p:.2g} | {'yes' if it.holds else 'no'} |"
+            for name, it in proofs
+        )]  # fmt: skip
 
     def _line(self, row: Row) -> str:
         counts = f"| {row.category} | {row.duplicates} | {row.others} "
@@ -88,11 +110,13 @@ def run(
     guard: Judge,
     categorise: Callable[[list[str], Vector], list[str]],
     load_error: float | None = None,
+    verifier: Verifier | None = None,
 ) -> Calibration:
     """Calibrate on `pairs` (JSON lines, optionally gzipped: a, b, duplicate, optional category).
 
     The category of a pair without one is that of its first question. Writes `out`/calibration.md and .json.
-    `load_error`: what full load may spend; then every category gets a budget as well. Raises Invalid for an
+    `load_error`: what full load may spend; then every category gets a budget as well. `verifier`: compared with
+    plain similarity in each category. Raises Invalid for an
     unreadable line, ValueError for a `max_error` outside (0, 1) or a `load_error` below it.
     """
     labelled = read_pairs(pairs)
@@ -106,7 +130,10 @@ def run(
     guessed = categorise([pair.a for pair in labelled], left) if labelled else []
     names = [pair.category or guess for pair, guess in zip(labelled, guessed, strict=True)]
     duplicate = np.array([pair.duplicate for pair in labelled], dtype=np.bool_)
-    result = calibrate(similarity, duplicate, agreed, names, max_error, load_error)
+    scores = (
+        None if verifier is None else scored(verifier, labelled, left, right, agreed & (similarity >= ABOVE))
+    )
+    result = calibrate(similarity, duplicate, agreed, names, max_error, load_error, scores)
     out.mkdir(parents=True, exist_ok=True)
     (out / "calibration.md").write_text(result.markdown(), encoding="utf-8")
     (out / "calibration.json").write_bytes(
@@ -122,11 +149,12 @@ def calibrate(
     categories: Sequence[str],
     max_error: float,
     load_error: float | None = None,
+    scores: np.ndarray[Any, Any] | None = None,
 ) -> Calibration:
     """Operating points over known non-duplicates, for all pairs together and for each category."""
     if load_error is not None and load_error < max_error:
         raise ValueError("the error allowed under load is below the error allowed without")
-    rows = _rows(similarity, duplicate, agreed, categories, max_error)
+    rows = _rows(similarity, duplicate, agreed, categories, max_error, scores)
     risks = () if load_error is None else np.linspace(max_error, load_error, STEPS + 1)[1:].tolist()
     eased = [_rows(similarity, duplicate, agreed, categories, risk) for risk in risks]
     return Calibration(max_error, rows, _budgets(rows, eased))
@@ -151,12 +179,19 @@ def _rows(
     agreed: np.ndarray[Any, Any],
     categories: Sequence[str],
     max_error: float,
+    scores: np.ndarray[Any, Any] | None = None,
 ) -> tuple[Row, ...]:
     names = np.array(categories, dtype=object)
-    rows = [_row(ALL, similarity, duplicate, agreed, max_error)]
-    for name in sorted(set(categories)):
-        mine = names == name
-        rows.append(_row(name, similarity[mine], duplicate[mine], agreed[mine], max_error))
+    masks = {ALL: np.ones(len(names), dtype=np.bool_)} | {
+        name: names == name for name in sorted(set(categories))
+    }
+    rows = []
+    for name, mine in masks.items():
+        arrays = similarity[mine], duplicate[mine], agreed[mine]
+        row = _row(name, *arrays, max_error)
+        if scores is not None:
+            row = replace(row, proof=prove(arrays[0], scores[mine], *arrays[1:], max_error))
+        rows.append(row)
     return tuple(rows)
 
 
@@ -175,6 +210,16 @@ def _row(
     threshold = max(threshold, FLOOR)
     point = curve(similarity, duplicate, agreed, [threshold])[0]
     return Row(name, int(duplicate.sum()), known, threshold, point)
+
+
+def scored(
+    verifier: Verifier, pairs: Sequence[Pair], left: Vector, right: Vector, asked: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """The verifier's scores of the pairs it is asked about, 0 of the others; vectors (n, d) of either side."""
+    scores = np.zeros(len(pairs))
+    for at in map(int, np.flatnonzero(asked)):
+        (scores[at],) = verifier.scores(pairs[at].a, [pairs[at].b], left[at], right[at : at + 1])
+    return scores
 
 
 def read_pairs(path: Path) -> list[Pair]:

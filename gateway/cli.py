@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, bake, calibrate, tune, check."""
+"""The command line: serve, validate, schema, doctor, bake, calibrate, verifier, tune, check."""
 
 import argparse
 import asyncio
@@ -73,7 +73,30 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--load-error", type=float, help="the same share at full load: an error budget")
     calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
     calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
+    calibrate.add_argument(
+        "--verifier",
+        type=Path,
+        metavar="DIR",
+        help="a trained one, used in categories where it proves better",
+    )
     calibrate.set_defaults(run=_calibrate)
+
+    verifier = commands.add_parser(
+        "verifier", help="a second opinion on semantic hits, learned from labelled pairs"
+    )
+    lessons = verifier.add_subparsers(required=True, metavar="COMMAND")
+    train = lessons.add_parser("train", help="train one")
+    train.add_argument("--pairs", type=Path, required=True, help="JSON lines: a, b, duplicate")
+    train.add_argument(
+        "--out", type=Path, required=True, help="its folder, for `verifier.path` and calibrate"
+    )
+    train.add_argument(
+        "--cross-encoder", action=argparse.BooleanOptionalAction, default=True,
+        help="also a model that reads both texts at once: better, and minutes instead of seconds to train",
+    )  # fmt: skip
+    train.add_argument("--minutes", type=float, default=60.0, help="that its training may take (default: 60)")
+    train.set_defaults(run=_train)
+
     tune = commands.add_parser("tune", help="what other thresholds would do: a chart, a table, a policy diff")
     evidence = tune.add_mutually_exclusive_group(required=True)
     evidence.add_argument("--pairs", type=Path, help="JSON lines: a, b, duplicate[, category]")
@@ -204,4 +227,12 @@ def _bake(options: argparse.Namespace) -> int:
 def _calibrate(options: argparse.Namespace) -> int:
     from gateway.thresholds import write_policies
 
-    return write_policies(options.pairs, options.max_error, options.load_error, options.out, options.policies)
+    return write_policies(
+        options.pairs, options.max_error, options.load_error, options.out, options.policies, options.verifier
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from gateway.lessons import train_verifier
+
+    return train_verifier(options.pairs, options.out, options.cross_encoder, options.minutes)

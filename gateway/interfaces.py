@@ -35,6 +35,16 @@ class Classifier(Protocol):
         """For each row of (n, dim): the category's name and a confidence in [0, 1]."""
 
 
+class Verifier(Protocol):
+    """A second opinion on candidates that the guard agrees to. Deterministic."""
+
+    name: str  # identifies what it learned
+    embedder: str  # the name of the embedder whose vectors it understands
+
+    def scores(self, asked: str, stored: Sequence[str], vector: Vector, vectors: Vector) -> list[float]:
+        """The probability that each of n stored texts asks the same: (n,) in [0, 1]. vector (d,), vectors (n, d)."""
+
+
 class VectorIndex(Protocol):
     """Nearest neighbours by inner product over unit vectors. One owner thread."""
 
@@ -88,19 +98,6 @@ class DocumentStore(Protocol):
 
     def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
         """All of one kind, in batches, in no order. One replaced meanwhile may come twice, the newer last."""
-
-
-class Verifier(Protocol):
-    """Whether a stored question asks the same as a new one: trained on labelled pairs, asked behind the guard.
-
-    Pure and synchronous; runs on the embedder's thread.
-    """
-
-    name: str
-    embedder: str  # whose vectors it was trained on
-
-    def scores(self, asked: str, stored: Sequence[str], vector: Vector, vectors: Vector) -> list[float]:
-        """(n,) in [0, 1], the higher the likelier, for n stored questions: vector (d,), vectors (n, d)."""
 
 
 class Load(Protocol):

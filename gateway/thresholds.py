@@ -2,7 +2,8 @@
 
 Every category with enough labelled non-duplicates gets its own operating point; the others get that of all
 pairs together, unless the book asks for more already. With an error that load may spend, categories whose policy
-lets load relax them get a budget too. Nothing but thresholds changes.
+lets load relax them get a budget too, and with a verifier those where it proves better get its score. Nothing else
+changes.
 """
 
 import math
@@ -21,23 +22,35 @@ from gateway.policy.folder import load_folder
 from gateway.policy.policy import MIN_CONFIDENCE, Policy
 from gateway.policy.shipped import shipped
 from gateway.tune import from_log, from_pairs, tune
+from gateway.verifier import load as load_verifier
 
 
 def write_policies(
-    pairs: Path, max_error: float, load_error: float | None, out: Path, policies: Path | None
+    pairs: Path,
+    max_error: float,
+    load_error: float | None,
+    out: Path,
+    policies: Path | None,
+    verifier: Path | None = None,
 ) -> int:
-    """Calibrate on `pairs` and write the book to `out`, one file; prints the table. Returns the exit code."""
+    """Calibrate on `pairs` and write the book to `out`, one file; prints the table. Returns the exit code.
+
+    `verifier`: a trained one's folder, written into the categories where it proves better than similarity.
+    """
     policy = build.policy(load_folder(policies or shipped(), frozenset(CHECKS)))
     embedder = build.embedder(EmbedderConfig())
     categories = _Categories(policy, embedder)
-    found = run(pairs, max_error, out, embedder, policy.guard, categories, load_error)
+    second = None if verifier is None else load_verifier(verifier, embedder.name)
+    found = run(pairs, max_error, out, embedder, policy.guard, categories, load_error, second)
     print(found.markdown())
     if ALL not in found.thresholds:
         print("Too few labelled non-duplicates for any threshold: no policies written.")
         return 1
     target = out / "policies.yaml"
     target.write_text(
-        yaml.safe_dump(_with(policy.book, found, load_error), sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(
+            _with(policy.book, found, load_error, verifier is not None), sort_keys=False, allow_unicode=True
+        )
     )
     print(f"Written: {target}. Review it, then serve it with `policies: {out}`.")
     return 0
@@ -72,14 +85,22 @@ class _Categories:
         return [name if confidence >= MIN_CONFIDENCE else "default" for name, confidence in labels]
 
 
-def _with(book: Book, found: Calibration, load_error: float | None) -> dict[str, object]:
-    """The book with calibrated thresholds, rounded up to four places: never looser than certified."""
+def _with(
+    book: Book, found: Calibration, load_error: float | None, verify: bool = False
+) -> dict[str, object]:
+    """The book with calibrated thresholds, rounded up to four places: never looser than certified.
+
+    verify: there was a verifier, which each category now gets or loses.
+    """
     tree = to_json(book)
     every = found.thresholds[ALL]
     for category in tree["categories"]:
         own = found.thresholds.get(category["name"])
         wanted = max(every, category["cache"]["threshold"]) if own is None else own
         category["cache"]["threshold"] = _up(wanted)
+        if verify:
+            proof = found.proofs.get(category["name"])
+            category["cache"]["verify"] = proof and {"above": proof.above, "score": _up(proof.score)}
         budget = found.budgets.get(category["name"])
         if budget and category["load"]["threshold_slack"]:  # a book that gives load nothing is left so
             category["load"] |= {

@@ -17,11 +17,12 @@ import numpy as np
 import orjson
 import yaml
 
-from gateway.calibrate import FLOOR, Judge, Pair, encode, read_pairs
+from gateway.calibrate import Judge, Pair, encode, read_pairs
 from gateway.calibration import needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
 from gateway.policy.book import Book, diff, from_json, to_json
+from gateway.proof import FLOOR
 
 GRID = np.round(np.arange(FLOOR, 1.0001, 0.0025), 4)
 _REFUSED = -1.0  # of a pair the guard vetoes: no threshold lets it hit
@@ -79,7 +80,11 @@ def from_pairs(
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.a, pair.b)))
     vectors = dict(zip(texts, encode(embedder, texts), strict=True))
     found: defaultdict[str, Evidence] = defaultdict(Evidence)
-    left = np.stack([vectors[pair.a] for pair in pairs]) if pairs else np.zeros((0, embedder.dim), dtype=np.float32)
+    left = (
+        np.stack([vectors[pair.a] for pair in pairs])
+        if pairs
+        else np.zeros((0, embedder.dim), dtype=np.float32)
+    )
     guessed = categorise([pair.a for pair in pairs], left) if pairs else []
     for pair, guess in zip(pairs, guessed, strict=True):
         evidence = found[pair.category or guess]

@@ -25,7 +25,7 @@ caches = _some(
     quota=_some(share=st.floats(0, 0.15)),
     priority=st.floats(0, 10),
     max_temperature=st.one_of(st.none(), st.floats(0, 2)),
-    max_error=st.one_of(st.none(), st.floats(0.001, 1)),
+    max_error=st.one_of(st.none(), st.floats(0.001, 0.999)),
 )
 loads = _some(
     threshold_slack=st.floats(0, 0.2), threshold_floor=st.floats(0.70, 1.0), ttl_factor=st.floats(1, 2)

@@ -1,0 +1,62 @@
+"""Whether a verifier's score beats plain similarity on labelled pairs of a category, and at what score it hits.
+
+Pure functions of similarities, scores and labels. In doubt plain similarity stays: a verifier that was trained on
+other questions than are asked here can be worse than none.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gateway.calibration import operating_point
+
+FLOOR = 0.70  # no operating point of similarity goes lower: texts that merely share a topic match there
+ABOVE = 0.70  # similarity from which candidates are scored
+LEAST = 0.5  # no operating point of the score goes lower: a hit is more probably right than wrong
+SIGNIFICANT = 0.05
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Duplicates that hit by score alone, and by similarity alone, each at its own certified point."""
+
+    above: float
+    score: float
+    gained: int
+    lost: int
+    p: float  # of a gain this large were both equally good
+
+    @property
+    def holds(self) -> bool:
+        return self.p <= SIGNIFICANT and self.score <= 1
+
+
+def prove(
+    similarity: Array, scores: Array, duplicate: Array, agreed: Array, max_error: float, above: float = ABOVE
+) -> Proof | None:
+    """n pairs: similarity, score, label and the guard's agreement, (n,) each; None: too few labels.
+
+    Both statistics get the conformal point of the known non-duplicates at `max_error`. Those are not the duplicates
+    that are then compared, so given the points the paired sign test (McNemar's, exact, one-sided) is valid: of the
+    duplicates that only one of the two lets hit, as many fall to the score by chance as to similarity.
+    """
+    others = ~duplicate
+    wrong = np.ones(int(others.sum()), dtype=np.bool_)
+    scored = agreed & (similarity >= above)
+    plain = operating_point(similarity[others], wrong, max_error, agreed[others])
+    score = operating_point(scores[others], wrong, max_error, scored[others])
+    if plain is None or score is None:
+        return None
+    score = max(score, LEAST)
+    by_score = scored & (scores >= score) & duplicate
+    by_similarity = agreed & (similarity >= max(plain, FLOOR)) & duplicate
+    gained, lost = int((by_score & ~by_similarity).sum()), int((by_similarity & ~by_score).sum())
+    return Proof(above, score, gained, lost, at_least(gained, gained + lost))
+
+
+def at_least(heads: int, tosses: int) -> float:
+    """The probability of so many heads or more of a fair coin; exact."""
+    return float(sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / 2**tosses)
