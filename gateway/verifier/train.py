@@ -104,16 +104,17 @@ def train(
         auc=auc(scores[held], duplicate[held]),
         calibration_error=_calibration_error(scores[held], duplicate[held]),
     )
-    _describe(out, embedder, report, least, bool(cross))
+    _describe(out, embedder, digest(examples), report, least, bool(cross))
     return report
 
 
-def _describe(out: Path, embedder: str, report: Report, least: float, cross: bool) -> None:
+def _describe(out: Path, embedder: str, pairs: str, report: Report, least: float, cross: bool) -> None:
     files = digests(out, cross)
     about = {
         "format": FORMAT,
         "name": named(files),
         "embedder": embedder,
+        "pairs": pairs,
         "cross_encoder": cross,
         "least": least,
         "features": FEATURES,
@@ -121,6 +122,11 @@ def _describe(out: Path, embedder: str, report: Report, least: float, cross: boo
         "files": files,
     }
     (out / ABOUT).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """By which it is known what was learned from."""
+    return hashlib.sha256(orjson.dumps(examples)).hexdigest()
 
 
 def _parts(examples: Sequence[Example]) -> Any:
@@ -147,7 +153,7 @@ def _counted(examples: Sequence[Example], left: Vector, right: Vector, rarity: R
 def _cross_encoder(
     examples: Sequence[Example], encoder: Path, out: Path, say: Say, minutes: float, epochs: float
 ) -> CrossEncoder:
-    of = hashlib.sha256(orjson.dumps(examples)).hexdigest()
+    of = digest(examples)
     known = out / CROSS_OF
     if known.is_file() and orjson.loads(known.read_bytes()) == {"pairs": of}:
         say("cross-encoder: this folder's was taught these very pairs, and is kept")
