@@ -20,7 +20,6 @@ from gateway.embedding.weights import locate
 from gateway.interfaces import Embedder, Vector
 from gateway.proof import ABOVE, FLOOR, prove
 from gateway.verifier.files import ABOUT, load
-from gateway.verifier.network import between
 from gateway.verifier.split import place
 from gateway.verifier.trained import Trained
 
@@ -73,8 +72,8 @@ def statistics(found: Trained, measured: Measured, both: Sides, rows: Array) -> 
         found.counted(pair.a, [pair.b], both.left[at], both.right[at : at + 1])
         for pair, at in zip(pairs, rows, strict=True)
     ])  # fmt: skip
-    hints = found.hints(counted, between(both.left[rows], both.right[rows]))
-    said = {"cosine": measured.similarity[rows], "features": found.early.probability(hints)}
+    hints = found.trees.logits(counted)
+    said = {"cosine": measured.similarity[rows], "features": found.early.probability(hints[:, None])}
     if found.cross is not None:
         said["cross-encoder"] = found.cross.logits([(pair.a, pair.b) for pair in pairs])
         said["cascade"] = scored(found, pairs, both.left[rows], both.right[rows], np.ones(len(rows), bool))
