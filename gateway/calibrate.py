@@ -30,6 +30,16 @@ class Judge(Protocol):
     def verdict(self, asked: Any, stored: Any) -> str | None: ...
 
 
+class Texts(Protocol):
+    """A pair whose label does not matter."""
+
+    @property
+    def a(self) -> str: ...
+
+    @property
+    def b(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     a: str
@@ -213,7 +223,7 @@ def _row(
 
 
 def scored(
-    verifier: Verifier, pairs: Sequence[Pair], left: Vector, right: Vector, asked: np.ndarray[Any, Any]
+    verifier: Verifier, pairs: Sequence[Texts], left: Vector, right: Vector, asked: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
     """The verifier's scores of the pairs it is asked about, 0 of the others; vectors (n, d) of either side."""
     scores = np.zeros(len(pairs))

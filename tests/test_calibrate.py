@@ -12,6 +12,8 @@ import pytest
 from gateway.calibrate import ALL, FLOOR, calibrate, encode, read_pairs, run
 from gateway.errors import Invalid
 from gateway.interfaces import Vector
+from gateway.policy.book import from_json
+from gateway.thresholds import _with
 
 
 class Angles:
@@ -83,6 +85,34 @@ def test_the_outcome_is_written(tmp_path: Path) -> None:
     table = (tmp_path / "new/out/calibration.md").read_text(encoding="utf-8")
     assert "| lower | 0 | 1 | needs 19 non-duplicates | | |" in table
     assert f"| upper | 20 | 60 | {result.thresholds['upper']:.4f} | 15.0% | 3.33% |" in table
+
+
+class Knowing:
+    """Scores a rewording high; `helps`: it can tell one."""
+
+    name = "knowing"
+    embedder = "angles"
+
+    def __init__(self, helps: bool) -> None:
+        self.helps = helps
+
+    def scores(self, asked: str, stored: Sequence[str], vector: Vector, vectors: Vector) -> list[float]:
+        assert len(stored) == len(vectors)
+        return [0.9 if self.helps and asked == "20" else 0.4 for _ in stored]
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_verifier_is_written_only_where_it_proves_better(tmp_path: Path, helps: bool) -> None:
+    source = write(tmp_path / "pairs.jsonl", pairs())
+    found = run(source, 0.05, tmp_path / "out", Angles(), Shouting(), by_sign, verifier=Knowing(helps))
+    assert set(found.proofs) == ({ALL, "upper"} if helps else set())
+    plain = run(source, 0.05, tmp_path / "plain", Angles(), Shouting(), by_sign)
+    assert found.thresholds == plain.thresholds
+    book = _with(from_json({"categories": [{"name": "upper"}, {"name": "default"}]}), found, None, True)
+    verify = [category["cache"]["verify"] for category in book["categories"]]
+    assert verify == [{"above": 0.7, "score": 0.5} if helps else None, None]
+    assert "used" in found.markdown()
+    assert "used" not in plain.markdown()
 
 
 def test_no_pairs_give_no_thresholds(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from bench.accuracy.measure import Measured, Table, by_check, by_threshold, measure, operating
 from bench.accuracy.pairs import intent_pairs, question_pairs
 from bench.accuracy.shipped import operating_points
+from bench.accuracy.verified import cost, decisions, hit_rates, sides, verifier
 from bench.classify import report
 from gateway.cache.guard import Guard
 from gateway.embedding.sentence import SentenceEmbedder
@@ -33,19 +34,33 @@ def main() -> None:
         "PAWS": question_pairs(options.data / "paws_qqp_pairs.jsonl.gz"),
         "BANKING77": intent_pairs(options.data / "banking77.jsonl.gz"),
     }
+    found = {}
     for name, pairs in sets.items():
-        measured = measure(pairs, embedder, guard, options.cache)
+        found[name] = measured = measure(pairs, embedder, guard, options.cache)
         for table in [
             *tables(name, measured),
             operating_points(name, measured, embedder, policy, options.cache),
         ]:
-            print(table.markdown())
-            slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
-            (options.out / f"{slug}.csv").write_text(table.csv(), encoding="utf-8")
+            publish(table, options.out)
         print(f"Guard: {measured.guard_seconds * 1e6:.0f} µs a pair, both texts analysed.\n")
+
+    with_vectors = [(name, it, sides(it, embedder, options.cache)) for name, it in found.items()]
+    _, qqp, both = with_vectors[0]
+    kind = "verifier" if options.train_verifier else "verifier-features"
+    folder = options.verifier or options.cache / kind
+    second = verifier(qqp, both, embedder.name, folder, options.train_verifier)
+    publish(hit_rates(second, qqp, both), options.out)
+    print(cost(second, qqp, both))
+    publish(decisions(second, with_vectors), options.out)
 
     print("### Classifier, on prompts that carry a category\n")
     print(f"```\n{report(embedder, policy, options.data)}\n```")
+
+
+def publish(table: Table, out: Path) -> None:
+    print(table.markdown())
+    slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
+    (out / f"{slug}.csv").write_text(table.csv(), encoding="utf-8")
 
 
 def tables(name: str, measured: Measured) -> Iterator[Table]:
@@ -66,6 +81,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--cache", type=Path, default=ROOT / "bench/results/cache", help="model and vectors")
     parser.add_argument("--policies", type=Path, help="default: the shipped ones")
+    parser.add_argument(
+        "--train-verifier", action="store_true", help="with a cross-encoder: half an hour, once"
+    )
+    parser.add_argument("--verifier", type=Path, help="its folder (default: within --cache)")
     return parser.parse_args()
 
 

@@ -13,8 +13,9 @@ import orjson
 from gateway.errors import Invalid
 from gateway.verifier.cross import GRAPH, TOKENIZER, CrossEncoder
 from gateway.verifier.features import BUCKETS, NAMES, Rarity
-from gateway.verifier.network import Linear, Network
+from gateway.verifier.linear import Linear
 from gateway.verifier.trained import FEATURES, Trained
+from gateway.verifier.trees import Trees
 
 FORMAT = 1
 ABOUT, MODEL = "verifier.json", "model.npz"
@@ -41,17 +42,15 @@ def load(path: Path, embedder: str) -> Trained:
 def _read(path: Path, about: dict[str, Any]) -> Trained:
     with np.load(path / MODEL, allow_pickle=False) as arrays:
         counts = arrays["counts"]
-        cheap, close = Network.of(arrays, "cheap"), Network.of(arrays, "close")
-        early = Linear.of(arrays, "early")
+        trees, early = Trees.of(arrays, "trees"), Linear.of(arrays, "early")
         late = Linear.of(arrays, "late") if about["cross_encoder"] else None
         rarity = Rarity(counts, int(arrays["texts"]))
-    wanted = ((counts, BUCKETS), (cheap.mean, len(NAMES)), (early.weight, 2))
-    if any(len(array) != size for array, size in wanted) or (late and len(late.weight) != len(FEATURES)):
+    if (len(counts), len(early.weight)) != (BUCKETS, 1) or (late and len(late.weight) != 3):
         raise ValueError("arrays of other sizes")
+    if trees.feature.min() < 0 or trees.feature.max() >= len(NAMES):
+        raise ValueError("trees of other features")
     cross = CrossEncoder(path) if late else None
-    return Trained(
-        about["name"], about["embedder"], rarity, cheap, close, early, late, cross, float(about["least"])
-    )
+    return Trained(about["name"], about["embedder"], rarity, trees, early, late, cross, float(about["least"]))
 
 
 def digests(path: Path, cross: bool) -> dict[str, str]:

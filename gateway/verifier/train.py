@@ -1,6 +1,6 @@
 """Trains a verifier from labelled pairs and writes its folder. Only the training command imports this.
 
-The pairs are cut by connected group: most teach networks and cross-encoder, some weigh what those say, and the
+The pairs are cut by connected group: most teach trees and cross-encoder, some weigh what those say, and the
 rest, seen by neither, tells how good the whole became. What is written last, verifier.json, makes the folder whole.
 """
 
@@ -18,10 +18,10 @@ from gateway.interfaces import Vector
 from gateway.verifier.cross import CrossEncoder
 from gateway.verifier.features import Array, Rarity, compare
 from gateway.verifier.files import ABOUT, FORMAT, MODEL, digests, named
-from gateway.verifier.fit import fit, weigh
-from gateway.verifier.network import between
+from gateway.verifier.linear import weigh
 from gateway.verifier.split import groups, place
-from gateway.verifier.trained import FEATURES, Trained, evidence
+from gateway.verifier.trained import FEATURES, evidence
+from gateway.verifier.trees import grow
 
 SEED = "verifier"
 TAUGHT, WEIGHED = 0.85, 0.95  # shares of groups that teach, and that teach or weigh
@@ -74,14 +74,11 @@ def train(
 
     rarity = Rarity.learn(sorted({text for a, b, _ in _chosen(examples, taught) for text in (a, b)}))
     counted = _counted(examples, left, right, rarity)
-    apart = between(left, right)
-    say(f"features: networks learn from {int(taught.sum())} pairs")
-    cheap = fit(counted[taught], duplicate[taught], hidden=32, epochs=15)
-    close = fit(np.concatenate([counted, apart], axis=1)[taught], duplicate[taught], hidden=128, epochs=8)
-    blank = Trained("", embedder, rarity, cheap, close, weigh(np.zeros((2, 2), np.float32), [0, 1]))
-    hints = blank.hints(counted, apart)
-    early = weigh(hints[weighed], duplicate[weighed])
-    scores, arrays, least = early.probability(hints), early.arrays("early"), 0.0
+    say(f"features: trees grow from {int(taught.sum())} pairs")
+    trees = grow(counted[taught], duplicate[taught])
+    hints = trees.logits(counted)
+    early = weigh(hints[weighed, None], duplicate[weighed])
+    scores, arrays, least = early.probability(hints[:, None]), early.arrays("early"), 0.0
     features_auc = auc(scores[held], duplicate[held])
     if cross:
         say(f"cross-encoder: reads {int((~taught).sum())} pairs it was not taught")
@@ -93,7 +90,7 @@ def train(
         least = float(np.quantile(scores[clear], LOST)) if clear.any() else 0.0
         scores = np.where(scores >= least, late.probability(seen), scores)
         arrays |= late.arrays("late")
-    arrays |= cheap.arrays("cheap") | close.arrays("close")
+    arrays |= trees.arrays("trees")
     np.savez(out / MODEL, counts=rarity.counts, texts=rarity.texts, **arrays)
     report = Report(
         pairs=len(examples),
@@ -104,16 +101,17 @@ def train(
         auc=auc(scores[held], duplicate[held]),
         calibration_error=_calibration_error(scores[held], duplicate[held]),
     )
-    _describe(out, embedder, report, least, bool(cross))
+    _describe(out, embedder, digest(examples), report, least, bool(cross))
     return report
 
 
-def _describe(out: Path, embedder: str, report: Report, least: float, cross: bool) -> None:
+def _describe(out: Path, embedder: str, pairs: str, report: Report, least: float, cross: bool) -> None:
     files = digests(out, cross)
     about = {
         "format": FORMAT,
         "name": named(files),
         "embedder": embedder,
+        "pairs": pairs,
         "cross_encoder": cross,
         "least": least,
         "features": FEATURES,
@@ -121,6 +119,11 @@ def _describe(out: Path, embedder: str, report: Report, least: float, cross: boo
         "files": files,
     }
     (out / ABOUT).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """By which it is known what was learned from."""
+    return hashlib.sha256(orjson.dumps(examples)).hexdigest()
 
 
 def _parts(examples: Sequence[Example]) -> Any:
@@ -147,7 +150,7 @@ def _counted(examples: Sequence[Example], left: Vector, right: Vector, rarity: R
 def _cross_encoder(
     examples: Sequence[Example], encoder: Path, out: Path, say: Say, minutes: float, epochs: float
 ) -> CrossEncoder:
-    of = hashlib.sha256(orjson.dumps(examples)).hexdigest()
+    of = digest(examples)
     known = out / CROSS_OF
     if known.is_file() and orjson.loads(known.read_bytes()) == {"pairs": of}:
         say("cross-encoder: this folder's was taught these very pairs, and is kept")

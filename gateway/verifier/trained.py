@@ -11,19 +11,19 @@ import numpy as np
 from gateway.interfaces import Vector
 from gateway.verifier.cross import CrossEncoder
 from gateway.verifier.features import LONGEST, NAMES, Array, Rarity, compare, normal
-from gateway.verifier.network import Linear, Network, between
+from gateway.verifier.linear import Linear
+from gateway.verifier.trees import Trees
 
-FEATURES = (*NAMES, "cheap logit", "close logit", "cross-encoder logit")
+FEATURES = (*NAMES, "trees", "cross-encoder")
 
 
 class Trained:
     """Implements `interfaces.Verifier`.
 
     Args:
-        cheap: asked with the counted features.
-        close: asked with those and with what lies between the vectors.
-        early: weighs these two logits: the probability without a cross-encoder.
-        late: weighs FEATURES; None, as `cross`, where there is none.
+        trees: asked with the counted features.
+        early: makes their logit a probability.
+        late: makes one of both logits and the cosine; None, as `cross`, where there is no cross-encoder.
         least: early probability below which the cross-encoder is not asked.
     """
 
@@ -32,8 +32,7 @@ class Trained:
         name: str,
         embedder: str,
         rarity: Rarity,
-        cheap: Network,
-        close: Network,
+        trees: Trees,
         early: Linear,
         late: Linear | None = None,
         cross: CrossEncoder | None = None,
@@ -42,7 +41,7 @@ class Trained:
         self.name = name
         self.embedder = embedder
         self.rarity = rarity
-        self.cheap, self.close, self.early, self.late = cheap, close, early, late
+        self.trees, self.early, self.late = trees, early, late
         self.cross = cross
         self.least = least
 
@@ -55,8 +54,8 @@ class Trained:
         if not stored:
             return []
         counted = self.counted(asked, stored, vector, vectors)
-        hints = self.hints(counted, between(vector, vectors))
-        found = self.early.probability(hints)
+        hints = self.trees.logits(counted)
+        found = self.early.probability(hints[:, None])
         same = np.array([_same(asked, text) for text in stored], dtype=np.bool_)
         if self.cross is not None and self.late is not None:
             open_ = np.flatnonzero((found >= self.least) & ~same)
@@ -71,15 +70,10 @@ class Trained:
         read = map(self.rarity.read, stored)
         return np.stack([compare(question, it, float(c)) for it, c in zip(read, cosines, strict=True)])
 
-    def hints(self, counted: Array, apart: Array) -> Array:
-        """(n, 2): the logits of the cheap and of the close network."""
-        close = self.close.logits(np.concatenate([counted, apart], axis=1))
-        return np.stack([self.cheap.logits(counted), close], axis=1)
-
 
 def evidence(counted: Array, hints: Array, cross: Array) -> Array:
-    """(n, len(FEATURES))"""
-    return np.concatenate([counted, hints, cross[:, None]], axis=1, dtype=np.float32)
+    """(n, 3): the trees' logit, the cross-encoder's, the cosine."""
+    return np.stack([hints, cross, counted[:, 0]], axis=1).astype(np.float32)
 
 
 def _same(one: str, other: str) -> bool:
