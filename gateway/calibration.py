@@ -52,35 +52,48 @@ def _point(threshold: float, hit: Bools, duplicate: Bools) -> Point:
     )
 
 
-def needed(max_error: float) -> int:
-    """Labelled pairs below which no threshold can be certified: n ≥ 1/α − 1."""
+def needed(max_error: float, bound: float = 1.0) -> int:
+    """Examples below which no threshold can be certified: n ≥ B/α − 1, B the most that one may weigh."""
     if not 0 < max_error < 1:
         raise ValueError("max_error must lie strictly between 0 and 1")
-    return math.ceil(1 / max_error - 1 - 1e-9)
+    return math.ceil(bound / max_error - 1 - 1e-9)
 
 
 def operating_point(
-    similarities: ArrayLike, wrong: ArrayLike, max_error: float, agreed: ArrayLike | None = None
+    similarities: ArrayLike,
+    wrong: ArrayLike,
+    max_error: float,
+    agreed: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    bound: float = 1.0,
+    examples: int | None = None,
 ) -> float | None:
     """The lowest threshold whose wrong hits are certified to stay within `max_error` of the n examples.
 
     Conformal risk control (Angelopoulos, Bates, Fisch, Lei, Schuster 2022, arXiv 2208.02814, section 2, loss
-    bounded by 1): λ̂ = inf{λ : n/(n+1)·R̂(λ) + 1/(n+1) ≤ α}, R̂ the share of examples that are wrong and hit.
+    bounded by B): λ̂ = inf{λ : n/(n+1)·R̂(λ) + B/(n+1) ≤ α}, R̂ the share of examples that are wrong and hit.
     The expectation of the error on an exchangeable further example is then at most α. Over look-ups, pass
     every pair; over known non-duplicates (stricter), pass those alone.
 
     similarities (n,), wrong (n,) true where reuse would be wrong, agreed (n,) where the guard agrees.
+    Of sampled examples, each judged with probability q: weights (n,) of 1/q make the loss of one that was not
+    drawn 0 and of one that was 1/q, unbiased; `bound` is the largest weight there may be, `examples` their
+    number with those not drawn, which need not be passed.
     None where n is too small to certify anything. Above 1 (`NEVER`) when no threshold in [-1, 1] will do.
     """
     similarity, is_wrong, allowed = _arrays(similarities, wrong, agreed)
-    n = len(similarity)
-    if n < needed(max_error):
+    n = len(similarity) if examples is None else examples
+    if n < needed(max_error, bound):
         return None
-    budget = math.floor((n + 1) * max_error - 1 + 1e-9)  # how many wrong hits there may be
-    risky = np.sort(similarity[is_wrong & allowed])[::-1]
-    if len(risky) <= budget:
+    risky = is_wrong & allowed
+    order = np.argsort(-similarity[risky], kind="stable")
+    lost = np.ones(len(similarity)) if weights is None else np.asarray(weights, dtype=np.float64)
+    budget = (n + 1) * max_error - bound + 1e-9  # the weight of wrong hits there may be
+    first = int(np.searchsorted(np.cumsum(lost[risky][order]), budget, side="right"))
+    if first == len(order):
         return -1.0
-    threshold = float(np.nextafter(risky[budget], np.inf))
+    threshold = float(np.nextafter(similarity[risky][order[first]], np.inf))
     return threshold if threshold <= 1.0 else NEVER
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"exchange"},
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
-     "log", "calibration"},
+     "log", "calibration", "trust"},
     {"asking"},
     {"judge"},
     {"rehearsal"},
@@ -35,6 +35,7 @@ LAYERS = [
 # Rooms that another room is built on, with the reason.
 ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
+    ("trust", "calibration"): "operating points are certified there",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
     ("calibrate", "embedding"): "calibration embeds with the embedder that serves",
 }

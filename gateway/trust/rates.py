@@ -1,0 +1,129 @@
+"""A share that is known from samples drawn with unequal probabilities, and how well it is known.
+
+Decides nothing. It never keeps an observation: five sums, which fade with the look-ups that have passed.
+"""
+
+import math
+from dataclasses import dataclass
+
+_Z = 0.025  # left out at either end of the interval
+
+
+@dataclass(slots=True)
+class Rate:
+    """Share of wrong ones, each sample weighing one over its probability (Hájek 1971).
+
+    `memory`: look-ups after which an observation counts 1/e as much; infinite: all count alike.
+    """
+
+    memory: float = math.inf
+    total: float = 0.0  # Σw
+    squares: float = 0.0  # Σw²
+    wrong: float = 0.0  # Σw of the wrong ones
+    wrong_squares: float = 0.0
+    at: float = 0.0  # look-ups that had passed at the last one
+
+    def add(self, wrong: bool, weight: float = 1.0, at: float = 0.0) -> None:
+        """One judged sample of weight 1/q, when `at` look-ups had passed."""
+        self._fade(at)
+        self.total += weight
+        self.squares += weight * weight
+        if wrong:
+            self.wrong += weight
+            self.wrong_squares += weight * weight
+
+    def merge(self, other: "Rate") -> None:
+        """Take in what another has seen, as of now."""
+        self.total += other.total
+        self.squares += other.squares
+        self.wrong += other.wrong
+        self.wrong_squares += other.wrong_squares
+
+    @property
+    def share(self) -> float | None:
+        """The estimate; None where nothing was seen."""
+        return self.wrong / self.total if self.total > 0 else None
+
+    @property
+    def effective(self) -> float:
+        """Equally likely samples that would tell as much.
+
+        Kish's Σw over the mean weight; where the wrong ones' mean weight is larger, that one counts, as they make
+        the estimate's variance. One observation of mean weight is lent to them, as they are few.
+        """
+        if self.total <= 0:
+            return 0.0
+        typical = self.squares / self.total
+        theirs = (self.wrong_squares + typical * typical) / (self.wrong + typical)
+        return self.total / max(typical, theirs)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval: Clopper and Pearson's at the effective size (Korn and Graubard 1998); exact for equal weights."""
+        n = self.effective
+        if n <= 0:
+            return 0.0, 1.0
+        wrong = min(n, n * self.wrong / self.total)
+        low = 0.0 if wrong <= 1e-9 else beta_quantile(_Z, wrong, n - wrong + 1)
+        high = 1.0 if wrong >= n - 1e-9 else beta_quantile(1 - _Z, wrong + 1, n - wrong)
+        return low, high
+
+    def to_json(self) -> list[float]:
+        return [self.total, self.squares, self.wrong, self.wrong_squares, self.at]
+
+    def load(self, state: list[float]) -> None:
+        """Take up what `to_json` gave."""
+        self.total, self.squares, self.wrong, self.wrong_squares, self.at = map(float, state)
+
+    def _fade(self, at: float) -> None:
+        if at <= self.at:
+            return
+        kept = math.exp((self.at - at) / self.memory)
+        self.at = at
+        self.total *= kept
+        self.wrong *= kept
+        # A faded weight is w·kept: so is its square, squared.
+        self.squares *= kept * kept
+        self.wrong_squares *= kept * kept
+
+
+def beta_quantile(p: float, a: float, b: float) -> float:
+    """The p-quantile of Beta(a, b), by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if beta_cdf(middle, a, b) < p:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0.0 or x >= 1.0:
+        return float(x >= 1.0)
+    if x > (a + 1) / (a + b + 2):  # the fraction converges quickly on the other side
+        return 1.0 - beta_cdf(1.0 - x, b, a)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(front) / a * _fraction(x, a, b)
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """1/(1 + d1/(1 + d2/(1 + ...))), evaluated from the front (Lentz's method)."""
+    value, c, d = 1.0, 1.0, 0.0
+    for step in range(1, 400):
+        m = step // 2
+        if step == 1:
+            term = 1.0
+        elif step % 2:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        else:
+            m -= 1
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        d = 1.0 / (1.0 + term * d or 1e-300)
+        c = (1.0 + term / c) if step > 1 else 1.0
+        c = c or 1e-300
+        value *= c * d
+        if step > 2 and abs(c * d - 1.0) < 1e-12:
+            break
+    return value
