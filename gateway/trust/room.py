@@ -111,6 +111,7 @@ class Trust:
     ) -> None:
         """What was found of a hit (`served`) or of a candidate that was not served.
 
+        One below the operating point moves that point; only one that would be served now counts as withheld.
         weight: 1/q of the sample. source: "feedback" is no random sample: a bad one counts against the
         category at weight 1, a good one is counted and changes nothing. Unknown categories are ignored.
         """
@@ -122,6 +123,11 @@ class Trust:
         else:
             known.judged(tenant, s, wrong, weight, served, entry)
         self._publish()
+
+    def floor(self, category: str) -> float:
+        """The least cosine of a candidate worth judging; above 1 for a category not configured."""
+        known = self._categories.get(category)
+        return 1.1 if known is None else known.terms.floor
 
     def explore(self, category: str, entry: int, s: float, u: float) -> bool:
         """Whether to forward although this entry would hit; u uniform in [0, 1). False unless `bound: learned`."""
