@@ -26,6 +26,7 @@ _REFRESH = 100  # look-ups after which operating points are computed again, what
 _TENANTS = 200
 _KEPT = 0.99  # per drawn sample, of what is remembered of how many could be judged
 _LEAST_KEPT = 0.1
+_COVERED = 30  # judged below the policy's threshold of late, without which no point goes below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,12 @@ class Hits:
 class Seeds:
     """Offline labels: their number, and of the wrong ones place and statistic."""
 
-    __slots__ = ("labels", "number", "wrong")
+    __slots__ = ("labels", "low", "number", "wrong")
 
     def __init__(self) -> None:
         self.number = 0
         self.wrong: list[tuple[int, float]] = []
+        self.low = 0  # how many lie between the floor and the policy's threshold
         self.labels: tuple[int, int] | None = None  # number and hash of those given
 
     def newest(self, number: int) -> list[float]:
@@ -138,6 +140,10 @@ class Category:
         self._tenants: OrderedDict[str, Hits] = OrderedDict()
         self._recent = 0.0  # served hits, fading with look-ups
         self._kept = 1.0  # share of drawn samples of served hits that could be judged, of late
+        self._low, self._low_at = (
+            0.0,
+            0,
+        )  # judged below the policy's threshold, fading; look-ups at the last one
         self._drift = Drift()
         self._good = self._bad = 0
         self._found: Points | None = None
@@ -179,6 +185,8 @@ class Category:
         self._seeds.labels = labels
         self._seeds.number = len(chosen)
         self._seeds.wrong = [(at, float(statistics[row])) for at, row in enumerate(chosen) if wrong[row]]
+        terms = self.terms
+        self._seeds.low = sum(terms.floor <= statistics[row] < terms.threshold for row in chosen)
         self._compute()
         point = self._in_force()
         self._drift.expect([statistics[row] for row in chosen if statistics[row] >= point])
@@ -236,6 +244,8 @@ class Category:
         self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
     ) -> None:
         would = s >= self._in_force()
+        if s < self.terms.threshold:
+            self._low, self._low_at = self._covered() + 1.0, self.lookups
         if served:
             self._kept = 1 - _KEPT * (1 - self._kept)
             weight /= max(_LEAST_KEPT, self._kept)
@@ -281,8 +291,11 @@ class Category:
         """The threshold by which hits are decided now."""
         if self.points is None:
             return self.terms.threshold
-        last = len(self.points) - 1
-        return self.points[int(min(max(self._load, 0.0), 1.0) * last + 1e-9)]
+        place = min(max(self._load, 0.0), 1.0) * (len(self.points) - 1)
+        low = int(place)
+        if place == low:
+            return self.points[low]
+        return self.points[low] + (self.points[low + 1] - self.points[low]) * (place - low)
 
     def _compute(self) -> None:
         """Operating points by what the window holds now."""
@@ -312,11 +325,17 @@ class Category:
             self._source = "learned"
             wrong = [*old, *(s for _, s, _ in self._wrong)]
             weights = [*(1.0 for _ in old), *(weight for _, _, weight in self._wrong)]
-            return points(wrong, weights, number, bound, alpha, more, self.terms.floor)
+            covered = self._covered() + self._seeds.low * seeds / max(1, self._seeds.number)
+            floor = self.terms.floor if covered >= _COVERED else self.terms.threshold
+            return points(wrong, weights, number, bound, alpha, more, floor)
         if seeds < needed(alpha):
             return None
         self._source = "labels"
         return points(old, [1.0] * len(old), seeds, 1.0, alpha, more, self.terms.floor)
+
+    def _covered(self) -> float:
+        """Judged samples below the policy's threshold, of late: unless there are, nothing is known down there."""
+        return self._low * math.exp((self._low_at - self.lookups) / self._window)
 
     def _bound(self) -> float:
         """The most that one sample may weigh."""
@@ -373,6 +392,7 @@ class Category:
             "tenants": [[name, tenant.to_json()] for name, tenant in self._tenants.items()],
             "recent": self._recent,
             "kept": self._kept,
+            "low": [self._low, self._low_at],
             "excess": self._budget.excess,
             "closed": self._budget.closed,
             "since": self.since,
@@ -394,6 +414,7 @@ class Category:
         for name, tenant in state["tenants"]:
             self._tenant(str(name)).load(tenant)
         self._recent, self._kept = float(state["recent"]), float(state["kept"])
+        self._low, self._low_at = float(state["low"][0]), int(state["low"][1])
         self._budget.excess, self._budget.closed = float(state["excess"]), bool(state["closed"])
         if self.terms.max_error is None:
             self._budget.absolve()

@@ -111,19 +111,15 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 def _fraction(x: float, a: float, b: float) -> float:
     """1/(1 + d1/(1 + d2/(1 + ...))), evaluated from the front (Lentz's method)."""
     value, c, d = 1.0, 1.0, 0.0
-    for step in range(1, 400):
+    for step in range(1, 1000):
         m = step // 2
-        if step == 1:
-            term = 1.0
-        elif step % 2:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            m -= 1
+        if step % 2:
             term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         d = 1.0 / (1.0 + term * d or 1e-300)
-        c = (1.0 + term / c) if step > 1 else 1.0
-        c = c or 1e-300
+        c = 1.0 + term / c or 1e-300
         value *= c * d
-        if step > 2 and abs(c * d - 1.0) < 1e-12:
+        if abs(c * d - 1.0) < 1e-12:
             break
-    return value
+    return 1.0 / value
