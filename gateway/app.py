@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -32,11 +33,13 @@ from gateway.config import (
     ConfigFault,
     Priority,
 )
-from gateway.errors import GatewayError, StoreError
+from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, Invalid, StoreError
 from gateway.exchange import UNLOADED, Load
 from gateway.feedback import Feedback
 from gateway.index.partitions import Partitions
+from gateway.interfaces import Verifier
 from gateway.judge import Judge
+from gateway.labels import seed
 from gateway.metrics import Metrics, Reading
 from gateway.pipeline import Pipeline, keeps
 from gateway.policy.live import LivePolicy
@@ -52,10 +55,12 @@ from gateway.routing.mirror import Mirror
 from gateway.routing.scrape import LIMIT, Figures, Scraper
 from gateway.routing.signals import Report
 from gateway.routing.strategies import strategy
+from gateway.sampling import Sampling
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
 from gateway.tenant import Tenants
+from gateway.trust.negatives import Negatives
 
 log = logging.getLogger("gateway")
 _SECRET = "tenant-secret"
@@ -88,12 +93,13 @@ class App:
         self.partitions = Partitions()
         self.worker = build.worker(config.embedder, self.partitions)
         self.worker.start()
+        self.verifier: Verifier | None = None
         self.policy = LivePolicy(
             config.policies or shipped(),
             self.store,
             self.worker,
             frozenset(CHECKS),
-            build.policy,
+            lambda book: build.policy(book, self.verifier),
             Prototypes.fit,
             self._policy_changed,
         )
@@ -101,6 +107,7 @@ class App:
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
+        self.trust = build.trust(config)
         self.offloading = build.offloading(config, self.worker, self.store, lambda: self.fleet)
         await self.policy.restore()
         self.fleet = Fleet(build.models(config), strategy(config.routing.strategy, random.Random()))
@@ -112,7 +119,7 @@ class App:
             Mirror(),
             self._priority,
         )
-        self.adaptation = Adaptation(build.load_terms(config.adapt))
+        self.adaptation = Adaptation(build.load_terms(config.adapt), lambda: self.trust.conditions)
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
@@ -125,12 +132,22 @@ class App:
             lambda: self.tenants.open,
             config.cache.shared_stream_bytes,
         )
+        self.judge = Judge(self.asker, self.worker, config.judge.model)
         self.rehearsal = Rehearsal(
-            self.offloading,
+            self.offloading, self.asker, self.judge, build.rehearsal_terms(config.offload), keeps
+        )
+        self.trust.configure(build.trust_terms(self.policy.current))
+        self.sampling = Sampling(
+            self.trust,
+            Negatives(),
+            self.cache,
+            self.worker,
+            self.store,
             self.asker,
-            Judge(self.asker, self.worker, config.offload.judge),
-            build.rehearsal_terms(config.offload),
-            keeps,
+            self.judge,
+            build.sampling_terms(config.trust),
+            load=lambda name: self.fleet.model(name).pressure(time.monotonic()),
+            found=lambda category, wrong: self.adaptation.judged(category, wrong=wrong),
         )
         self.pipeline = Pipeline(
             self.cache,
@@ -143,6 +160,7 @@ class App:
             self.metrics,
             self.offloading,
             self.asker,
+            self.sampling,
             build.settings(config, lambda: self.tenants.open),
             compare=self.rehearsal.compare,
         )
@@ -156,6 +174,9 @@ class App:
         if config.store.kind == "redis":
             self._spawn(self.offloading.follow())
         self._spawn(self.rehearsal.run())
+        self._spawn(self.sampling.run())
+        if config.store.kind != "memory":
+            self._spawn(self.sampling.follow())
         self._watch()
 
     def _watch(self) -> None:
@@ -211,7 +232,7 @@ class App:
             self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
-            feedback=Feedback(self.receipts, self.cache, self.adaptation, self.offloading).take,
+            feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading).take,
             readiness=self.readiness,
             max_body=limits.body,
             body_seconds=limits.body_seconds,
@@ -239,6 +260,7 @@ class App:
             fleet=self.fleet,
             receipts=self.receipts,
             offloading=self.offloading,
+            sampling=self.sampling,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -280,6 +302,7 @@ class App:
         """Once the embedder runs: learn the categories, rebuild the index from stored vectors."""
         await self.worker.ready.wait()
         await self.policy.learn()
+        await self._load_verifier()
         while not self.store_open:
             await asyncio.sleep(_WARM_RETRY_SECONDS)
             await self._open_store()
@@ -291,15 +314,38 @@ class App:
             try:
                 await self.cache.warm(vectors_since=await self._vectors_since())
                 await self.offloading.restore()
+                await self.sampling.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored
                 self.index_loaded = True
             except StoreError as error:
                 log.error("the index cannot be loaded yet: %s", error)
                 await asyncio.sleep(_WARM_RETRY_SECONDS)
+        if self.config.trust.labels is not None:
+            self._spawn(self._seed(self.config.trust.labels))
         gc.collect()
         gc.set_threshold(20_000, 20, 50)  # most of what a request allocates dies with it, without cycles
         gc.freeze()  # what lives as long as the process need not be walked by the collector again
         log.info("ready", extra={"fields": {"entries": len(self.cache.catalog), "ports": self.ports}})
+
+    async def _seed(self, labels: Path) -> None:
+        try:
+            await seed(self.trust, self.policy.current, self.worker, self.verifier, labels)
+        except (GatewayError, EmbedderBusy, EmbedderFailed, Invalid, OSError) as error:
+            log.error("the labelled pairs cannot be used: %s", error)
+
+    async def _load_verifier(self) -> None:
+        """The verifier of the configured folder, in use at once; one that cannot be read leaves things as they are."""
+        path, embedder = self.config.verifier.path, self.worker.embedder
+        if path is None or embedder is None:
+            return
+        try:
+            verifier = await asyncio.to_thread(build.verifier, path, embedder.name)
+        except GatewayError as error:
+            log.error("the verifier cannot be used: %s", error)
+            return
+        self.worker.set_verifier(verifier)
+        self.verifier = verifier
+        await self.policy.recompile()
 
     async def _vectors_since(self) -> float:
         """When the embedder in use first came to this store, in unix seconds; 0 if it was the first.
@@ -353,6 +399,7 @@ class App:
         for task in list(self._background):
             task.cancel()
         await self.rehearsal.close()
+        await self.sampling.close()
         await self.dispatch.close()
         await self.upstream.close()
         if self.offloading.ready:
@@ -367,6 +414,7 @@ class App:
         """SIGHUP: read configuration and policies again; what is not valid leaves the old in force."""
         try:
             config = None if self._reread is None else await asyncio.to_thread(self._reread)
+            await self._load_verifier()
             await self.policy.reload()
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(build.models(config))
@@ -379,6 +427,7 @@ class App:
 
     def _policy_changed(self, policy: Policy) -> None:
         """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""
+        self.trust.configure(build.trust_terms(policy))
         self.cache.catalog.ledger.govern(*build.quotas(policy, self.config.cache.max_bytes))
         self.cache.forget(
             self.cache.matching(lambda entry: policy.category(entry.category).cache.mode == "none")
@@ -409,6 +458,7 @@ class App:
             "vetoes": self.pipeline.vetoes,
             "load": self.adaptation.factors,
             "frozen": sorted(self.adaptation.frozen),
+            "trust": self.sampling.state()["categories"],
         }
 
     def _readings(self) -> Iterator[Reading]:
@@ -417,6 +467,7 @@ class App:
         yield from readings.routed(self.fleet, self.dispatch)
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
         yield from readings.offloaded(self.offloading, self.rehearsal)
+        yield from readings.trusted(self.sampling)
 
 
 async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:

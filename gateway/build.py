@@ -19,10 +19,11 @@ from gateway.config import (
     OffloadConfig,
     Priority,
     StoreConfig,
+    TrustConfig,
 )
 from gateway.embedding.worker import Worker
 from gateway.index.partitions import Partitions
-from gateway.interfaces import DocumentStore, Embedder
+from gateway.interfaces import DocumentStore, Embedder, Verifier
 from gateway.offload.examples import Examples
 from gateway.offload.pair import Terms as PairTerms
 from gateway.offload.room import Offloading, Tenant
@@ -40,6 +41,9 @@ from gateway.routing.signals import Signals
 from gateway.routing.strategies import strategy
 from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
+from gateway.sampling import Terms as SamplingTerms
+from gateway.trust.room import Terms as TrustTerms
+from gateway.trust.room import Trust
 
 
 def store(config: StoreConfig) -> DocumentStore:
@@ -94,6 +98,7 @@ def settings(config: Config, own_credentials: Callable[[], bool]) -> Settings:
         max_entry_bytes=config.cache.max_entry_bytes,
         shared_stream_bytes=config.cache.shared_stream_bytes,
         zero_usage=config.cache.usage == "zero",
+        hit_seconds=config.cache.hit_seconds,
         gate=config.offload.gate,
         trust_client_key=own_credentials,
     )
@@ -123,6 +128,37 @@ def offloading(config: Config, index: Worker, shelf: DocumentStore, fleet: Calla
     )
     room.configure(pairs(config), offload_tenants(config))
     return room
+
+
+def trust(config: Config) -> Trust:
+    return Trust(config.trust.share or 0.02, config.trust.window)
+
+
+def verifier(path: Path, embedder: str) -> Verifier:
+    """Raises ConfigFault-like GatewayErrors where it cannot be used with these vectors."""
+    from gateway import verifier as trained
+
+    return trained.load(path, embedder)
+
+
+def trust_terms(policy: Policy) -> dict[str, TrustTerms]:
+    """What the book asks of each category's semantic hits."""
+    return {
+        category.name: TrustTerms(
+            threshold=policy.point(category.name),
+            max_error=category.cache.max_error,
+            load_max_error=category.load.max_error,
+            bound=category.cache.bound,
+            uncalibrated=category.cache.uncalibrated,
+            statistic=policy.statistic(category.name),
+        )
+        for category in policy.book.categories
+        if category.cache.mode in ("semantic", "shadow")
+    }
+
+
+def sampling_terms(config: TrustConfig) -> SamplingTerms:
+    return SamplingTerms(config.share, config.in_flight, config.per_minute)
 
 
 def priorities(config: Config) -> dict[str, Priority]:
@@ -227,9 +263,10 @@ def load_terms(config: AdaptConfig) -> LoadTerms:
     )
 
 
-def policy(book: Book) -> Policy:
+def policy(book: Book, verifier: Verifier | None = None) -> Policy:
     chosen = CHECKS if book.guard.checks is None else book.guard.checks
-    return Policy(book, Guard([name for name in chosen if name not in book.guard.skip]))
+    name = "" if verifier is None else verifier.name
+    return Policy(book, Guard([name for name in chosen if name not in book.guard.skip]), verifier=name)
 
 
 def quotas(policy: Policy, capacity: int) -> tuple[dict[str, int], Callable[[str], float]]:

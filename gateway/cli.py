@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, bake, calibrate."""
+"""The command line: serve, validate, schema, doctor, bake, calibrate, tune, check."""
 
 import argparse
 import asyncio
@@ -11,6 +11,8 @@ from typing import Any
 
 from gateway.config import Config, ConfigFault, build, load
 from gateway.errors import GatewayError
+
+_NOBODY = {"name": "*", "backends": [{"url": "http://127.0.0.1:9/v1"}]}  # of a command that asks no model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--policies", type=Path, help="a policy folder on its own")
     validate.set_defaults(run=_validate)
 
-    schema = commands.add_parser("schema", help="print the JSON schema of gateway.yaml or of the policies")
-    schema.add_argument("what", nargs="?", choices=("config", "policies"), default="config")
+    schema = commands.add_parser(
+        "schema", help="print the JSON schema of gateway.yaml, of the policies or of cases"
+    )
+    schema.add_argument("what", nargs="?", choices=("config", "policies", "cases"), default="config")
     schema.set_defaults(run=_schema)
 
     doctor = commands.add_parser("doctor", help="try every part: backends, store, embedder, policies")
@@ -70,6 +74,24 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--out", type=Path, required=True, help="folder for the policies")
     calibrate.add_argument("--policies", type=Path, help="the book to start from (default: the shipped one)")
     calibrate.set_defaults(run=_calibrate)
+    tune = commands.add_parser("tune", help="what other thresholds would do: a chart, a table, a policy diff")
+    evidence = tune.add_mutually_exclusive_group(required=True)
+    evidence.add_argument("--pairs", type=Path, help="JSON lines: a, b, duplicate[, category]")
+    evidence.add_argument("--log", type=Path, help="the gateway's own log, with its judged hits")
+    tune.add_argument("--max-error", type=float, help="for all categories (default: each one's own, or 0.01)")
+    tune.add_argument("--out", type=Path, required=True, help="folder for chart, table and diff")
+    tune.add_argument("--policies", type=Path, help="the book in force (default: the shipped one)")
+    tune.set_defaults(run=_tune)
+
+    check = commands.add_parser("check", help="a team's expectations of its policies, for CI")
+    check.add_argument("policies", type=Path, help="folder of the policies")
+    check.add_argument("cases", type=Path, help="YAML: must_hit, must_miss and category cases")
+    check.add_argument(
+        "--config", type=Path, help="whose embedder and verifier decide (default: the defaults)"
+    )
+    check.add_argument("--json", type=Path, dest="report", metavar="FILE", help="every case, as JSON")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="the same as JUnit XML")
+    check.set_defaults(run=_check)
     return parser
 
 
@@ -138,10 +160,31 @@ def _validate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from gateway.thresholds import propose
+
+    return propose(options.pairs, options.log, options.max_error, options.out, options.policies)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway.check import run
+    from gateway.errors import Invalid
+    from gateway.policy.faults import PolicyFaults
+
+    config = load(options.config) if options.config else build({"models": [_NOBODY]}, {})
+    try:
+        return run(options.policies, options.cases, config, report=options.report, junit=options.junit)
+    except (Invalid, PolicyFaults) as fault:
+        print(fault, file=sys.stderr)
+        return 2
+
+
 def _schema(options: argparse.Namespace) -> int:
+    from gateway.check import Cases
     from gateway.policy.book import schema
 
-    print(json.dumps(Config.model_json_schema() if options.what == "config" else schema(), indent=2))
+    schemas = {"config": Config.model_json_schema, "policies": schema, "cases": Cases.model_json_schema}
+    print(json.dumps(schemas[options.what](), indent=2))
     return 0
 
 

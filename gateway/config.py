@@ -210,6 +210,9 @@ class CacheConfig(_Section):
     usage: Literal["original", "zero"] = "original"
     cache_control: bool = True  # honour the standard Cache-Control request header
     shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
+    hit_seconds: float = Field(
+        0.0, ge=0, le=60
+    )  # a hit is answered no sooner, so that its time tells nothing
 
 
 class ReplayConfig(_Section):
@@ -229,9 +232,32 @@ class OffloadConfig(_Section):
     gate: bool = True  # a small model's answer is looked at before it is returned
     compare_share: float = Field(0.01, ge=0, le=1)  # of requests both models answer; unsure ones ten times
     compare_in_flight: int = Field(2, ge=0)  # comparisons at once; 0: none
-    judge: str | None = None  # the model that compares answers; None: their embeddings
     role: Literal["system", "user"] = "system"  # who speaks the examples
     replay: ReplayConfig = ReplayConfig()
+
+
+class VerifierConfig(_Section):
+    """The pair classifier behind the guard, as `semantic-gateway verifier train` wrote it."""
+
+    path: Path | None = None  # its folder; None: similarity alone decides
+
+
+class JudgeConfig(_Section):
+    """Who tells whether two answers say the same, for everything that is judged beside the traffic."""
+
+    model: str | None = None  # a listed model; None: their embeddings
+
+
+class TrustConfig(_Section):
+    """Semantic hits that are judged beside the traffic."""
+
+    share: float = Field(
+        0.02, ge=0, le=1
+    )  # of hits the model is asked about as well; unsure ones more; 0: none
+    in_flight: int = Field(2, ge=1)  # asked at once
+    per_minute: float = Field(60.0, ge=0)
+    window: int = Field(10_000, ge=100)  # look-ups of a category that its operating point is taken from
+    labels: Path | None = None  # labelled pairs (JSON lines), as the first content of that window
 
 
 class Limits(_Section):
@@ -264,6 +290,9 @@ class Config(_Section):
     routing: RoutingConfig = RoutingConfig()
     adapt: AdaptConfig = AdaptConfig()
     offload: OffloadConfig = OffloadConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    trust: TrustConfig = TrustConfig()
+    judge: JudgeConfig = JudgeConfig()
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
 
@@ -285,8 +314,8 @@ class Config(_Section):
                 raise ValueError(f"models: offload_to names no listed model: {to}")
             if to == name:
                 raise ValueError(f"models: {name} cannot be offloaded to itself")
-        if self.offload.judge is not None and self.offload.judge not in names:
-            raise ValueError(f"offload.judge names no listed model: {self.offload.judge}")
+        if self.judge.model is not None and self.judge.model not in names:
+            raise ValueError(f"judge.model names no listed model: {self.judge.model}")
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -352,6 +381,10 @@ def _anchor(config: Config, base: Path) -> Config:
     update: dict[str, Any] = {"store": store}
     if config.policies is not None:
         update["policies"] = base / config.policies
+    if config.verifier.path is not None:
+        update["verifier"] = config.verifier.model_copy(update={"path": base / config.verifier.path})
+    if config.trust.labels is not None:
+        update["trust"] = config.trust.model_copy(update={"labels": base / config.trust.labels})
     if config.embedder.cache is not None:
         update["embedder"] = config.embedder.model_copy(update={"cache": base / config.embedder.cache})
     return config.model_copy(update=update)

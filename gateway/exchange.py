@@ -4,11 +4,11 @@
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from struct import Struct
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gateway.errors import GatewayError
 
@@ -58,8 +58,7 @@ class Request:
 Priority = Literal["interactive", "standard", "batch"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a request will cost an engine, as far as it can be known before it is sent, and how urgent it is."""
 
     prompt: int  # tokens, estimated from bytes
@@ -183,10 +182,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What load a request's cache policies are under: λ, and the categories it must not relax."""
+    """What a request's cache policies are under: λ, the categories it must not relax, and what judged hits taught.
+
+    `points`: category → what a candidate must reach, for equal steps of risk from its own error budget to that of
+    full load, in place of what is written in the policy. `closed`: category → why it serves no semantic hits now.
+    """
 
     factor: float = 0.0  # λ in [0, 1]
     frozen: frozenset[str] = frozenset()
+    points: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, category: str) -> float:
         return 0.0 if category in self.frozen else self.factor
@@ -205,6 +210,8 @@ class Ruling:
     mode: Mode
     threshold: float
     ttl: float  # seconds
+    score: float | None = None  # what the verifier must say of a candidate; None: it is not asked
+    withheld: str = ""  # why the semantic step is only observed, where the policy itself would serve
     priority: float = 1.0
     max_temperature: float | None = None
     offload: bool = False
@@ -216,11 +223,17 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A neighbour that was compared, with what the guard said of it (None: not asked)."""
+    """A neighbour that was compared, with what became of it (None: not asked)."""
 
     entry: Entry
     similarity: float
     verdict: str | None = None
+    score: float | None = None  # the verifier's, where it was asked
+
+    @property
+    def statistic(self) -> float:
+        """What the decision went by."""
+        return self.similarity if self.score is None else self.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +306,8 @@ class Exchange:
     vector: Any = None  # semantic: float32 (d,), or None
     neighbours: list[tuple[int, float]] = field(default_factory=list)  # index: (entry id, similarity)
     candidates: list[Candidate] = field(default_factory=list)  # semantic, guard
+    agreed: Candidate | None = None  # semantic: the one that every check agreed to, served or not
+    explored: bool = False  # trust: forwarded although it would hit, to learn from
     similarity: float | None = None  # semantic: of the neighbour that decided
     threshold: float | None = None  # semantic: what that neighbour had to reach
     seen: Any = None  # index: (vector, [(example id, similarity)]), where a small model may be asked

@@ -8,23 +8,25 @@ from typing import Any
 from gateway.cache.cache import Cache
 from gateway.errors import BadRequest, NotFound
 from gateway.offload.room import Offloading
-from gateway.policy.load import Adaptation
 from gateway.record import Receipts
+from gateway.sampling import Sampling
 
 
 class Feedback:
     """Verdicts, by the request id of the response."""
 
-    def __init__(
-        self, receipts: Receipts, cache: Cache, adaptation: Adaptation, offloading: Offloading
-    ) -> None:
+    def __init__(self, receipts: Receipts, cache: Cache, sampling: Sampling, offloading: Offloading) -> None:
         self._receipts = receipts
         self._cache = cache
-        self._adaptation = adaptation
+        self._sampling = sampling
         self._offloading = offloading
 
     async def take(self, tenant: str, given: Any) -> dict[str, Any]:
-        """A verdict on an answer, by the request id of its response. A bad one removes what was stored."""
+        """A verdict on an answer, by the request id of its response.
+
+        A bad one removes what was stored; a semantic hit's entry stays for those it was right for, but is never
+        served again to this question or its near neighbours.
+        """
         if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
             raise BadRequest("Give the request_id of the response.", param="request_id")
         verdict = given.get("verdict")
@@ -34,8 +36,16 @@ class Feedback:
         receipt = self._receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
-        if receipt.how == "semantic":
-            self._adaptation.judged(receipt.category, wrong=verdict == "bad")
+        if receipt.pair is not None:
+            await self._sampling.told(
+                receipt.category,
+                tenant,
+                receipt.statistic,
+                wrong=verdict == "bad",
+                entry=receipt.entry,
+                pair=receipt.pair,
+            )
+            return {"request_id": given["request_id"], "verdict": verdict, "removed": 0}
         if receipt.decision in ("offload", "forward"):
             self._offloading.label(tenant, given["request_id"], outcome)
         removed = 0

@@ -30,6 +30,9 @@ def tell(x: Exchange, headers: Any) -> None:
     if x.similarity is not None and x.threshold is not None:
         headers["x-gateway-similarity"] = f"{x.similarity:.4f}"
         headers["x-gateway-threshold"] = f"{x.threshold:.4f}"
+        score = x.agreed.score if x.agreed is not None else x.candidates[0].score if x.candidates else None
+        if score is not None:
+            headers["x-gateway-score"] = f"{score:.4f}"
     if x.entry is not None and x.status < 300:  # a failure is never stored
         headers["x-gateway-entry"] = x.entry.name
     if isinstance(decision, Reuse):

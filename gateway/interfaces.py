@@ -90,6 +90,19 @@ class DocumentStore(Protocol):
         """All of one kind, in batches, in no order. One replaced meanwhile may come twice, the newer last."""
 
 
+class Verifier(Protocol):
+    """Whether a stored question asks the same as a new one: trained on labelled pairs, asked behind the guard.
+
+    Pure and synchronous; runs on the embedder's thread.
+    """
+
+    name: str
+    embedder: str  # whose vectors it was trained on
+
+    def scores(self, asked: str, stored: Sequence[str], vector: Vector, vectors: Vector) -> list[float]:
+        """(n,) in [0, 1], the higher the likelier, for n stored questions: vector (d,), vectors (n, d)."""
+
+
 class Load(Protocol):
     """What a strategy may know of a backend. Seconds of the caller's clock throughout."""
 

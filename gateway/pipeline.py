@@ -1,6 +1,6 @@
 """The walk of one request: decide, perform, and what follows the last byte.
 
-    exact ─► join ─► embed + classify + search ─► ruling ─► semantic ─► guard ─► offload ─► forward
+    exact ─► join ─► embed + classify + search ─► ruling ─► semantic ─► guard ─► verifier ─► offload ─► forward
 
 `decide` sends nothing to a model and nothing to the client, which is why explaining costs nothing. `perform`
 is the only place where a Decision is matched. Whatever fails in memory, store or embedder, the request goes
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +67,22 @@ class Looker(Protocol):
         self, text: str, partition: bytes | None, k: int, also: tuple[bytes, ...], also_k: int
     ) -> Any: ...
 
+    async def verify(
+        self, asked: str, vector: Vector, partition: bytes, stored: Mapping[int, str]
+    ) -> dict[int, float]: ...
+
+
+class Trusting(Protocol):
+    """What was learned of semantic hits, and who learns from them."""
+
+    def refused(self, x: Exchange) -> tuple[Callable[[Entry], bool], float]: ...
+
+    def looked(self, x: Exchange) -> bool: ...
+
+    def served(self, x: Exchange, hit: Reuse) -> None: ...
+
+    def answered(self, x: Exchange, fresh: Answer, keep: Callable[[], None] | None = None) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -75,6 +91,7 @@ class Settings:
     max_entry_bytes: int
     shared_stream_bytes: int
     zero_usage: bool
+    hit_seconds: float  # a hit is answered no sooner
     gate: bool  # small models' answers are looked at before they go out
     trust_client_key: Callable[[], bool]  # open mode: the client's key goes on to backends that have none
 
@@ -94,6 +111,7 @@ class Pipeline:
         metrics: Metrics,
         offloading: Offloading,
         asker: Asker,
+        trusting: Trusting,
         settings: Settings,
         *,
         compare: Callable[[Exchange], None],
@@ -109,6 +127,7 @@ class Pipeline:
         self._metrics = metrics
         self._offloading = offloading
         self._asker = asker
+        self._trusting = trusting
         self._compare = compare
         self._settings = settings
         self._clock = clock
@@ -233,10 +252,25 @@ class Pipeline:
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         return reason
 
-    def _choice(self, x: Exchange, *, stale: bool = False) -> Choice:
-        """What the neighbours found are worth to this request."""
+    async def _chosen(self, x: Exchange, *, stale: bool = False) -> Choice:
+        """What the neighbours found are worth to this request, the verifier's word included where it counts."""
+        choice = self._choice(x, None, stale)
+        if not choice.unscored:
+            return choice
+        scores: dict[int, float] = {}
+        stored = {entry.id: entry.question for entry in choice.unscored}
+        started = time.perf_counter()
+        try:
+            scores = await self._worker.verify(_request(x).question or "", x.vector, x.partition, stored)
+        except (EmbedderBusy, EmbedderFailed):
+            self._skip("verifier")
+        x.marks["verify"] = time.perf_counter() - started
+        return self._choice(x, scores, stale)
+
+    def _choice(self, x: Exchange, scores: dict[int, float] | None, stale: bool) -> Choice:
         ruling = x.ruling
         assert ruling is not None
+        refused, margin = self._trusting.refused(x)
         known = ((self._cache.catalog.get(id), similarity) for id, similarity in x.neighbours)
         return choose(
             _request(x).question or "",
@@ -245,18 +279,28 @@ class Pipeline:
             demands=lambda entry: x.policy.against(ruling, entry),
             servable=lambda entry: self._servable(x, entry, stale=stale),
             guard=x.policy.guard,
+            refused=refused,
+            margin=margin,
+            scores=scores,
         )
 
     async def _semantic(self, x: Exchange) -> Decision:
-        choice, ruling = self._choice(x), x.ruling
+        choice, ruling = await self._chosen(x), x.ruling
         assert ruling is not None
         x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
-        if choice.entry is not None and ruling.mode == "semantic":
+        x.agreed = choice.agreed
+        if not x.explained:
+            x.explored = self._trusting.looked(x)
+        if x.explored:
+            return self._forward(x, "explore")
+        if choice.entry is not None:
             document = await self._cache.document(choice.entry)
             if document is not None:
                 return self._hit(x, choice.entry, "semantic", document)
             return self._forward(x, "document-gone")
-        return self._forward(x, "shadow" if choice.entry is not None else choice.reason)
+        return self._forward(
+            x, x.policy.withheld(ruling, choice.agreed.entry) if choice.agreed else choice.reason
+        )
 
     def _forward(self, x: Exchange, reason: str) -> Decision:
         if _request(x).controls.only:
@@ -408,8 +452,7 @@ class Pipeline:
                 self._served(x, model.name, found)
 
         call = Call(run, self._settings.shared_stream_bytes, after)
-        self._calls.add(call.task)
-        call.task.add_done_callback(self._calls.discard)
+        self._track(call.task)
         reply = await self._read(x, call)
         assert reply is not None
         if not 200 <= reply.status < 300:
@@ -425,14 +468,7 @@ class Pipeline:
         if x.ruling is None or not x.ruling.keep:
             return
         self._plan_entry(x)
-        entry = x.entry
-        if entry is None:
-            return
-        self._cache.expect(entry)
-        task = asyncio.get_running_loop().create_task(self._admit(x, self._asker.alone(model), found))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        task.add_done_callback(lambda _: self._cache.settle(entry))
+        self._keep_aside(x, self._asker.alone(model), found)
 
     # ── the engine ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -462,7 +498,7 @@ class Pipeline:
         stored = [e for e in self._cache.catalog.exact(x.exact) if self._servable(x, e, stale=True)]
         entry = max(stored, key=_age, default=None)
         if entry is None and x.ruling is not None and x.ruling.mode == "semantic":
-            how, entry = "semantic", self._choice(x, stale=True).entry if request.barred is None else None
+            how, entry = "semantic", (await self._chosen(x, stale=True)).entry if not request.barred else None
         document = None if entry is None else await self._cache.document(entry)
         if entry is None or document is None:
             return None
@@ -495,7 +531,11 @@ class Pipeline:
         request = _request(x)
         x.decision = x.decision or hit
         x.entry = hit.entry
+        if hit.how == "semantic" and x.decision is hit:
+            self._trusting.served(x, hit)
         hit.entry.hits += 1
+        if self._settings.hit_seconds:  # how soon it comes must not tell that somebody asked before
+            await asyncio.sleep(self._settings.hit_seconds - (time.perf_counter() - x.started))
         if len(hit.document) <= OFF_LOOP:
             body = self._replayed(request, hit.document)
         else:
@@ -527,18 +567,29 @@ class Pipeline:
 
         call = Call(run, self._settings.shared_stream_bytes, after)
         call.entry = entry = x.entry
-        self._calls.add(call.task)
-        call.task.add_done_callback(self._calls.discard)
+        self._track(call.task, entry, flight)
+        if flight and entry is None:  # not to be kept, not for a moment: not to be shared either
+            self._flights.close(flight)
+        elif flight:
+            flight.land(call)
+        return call
+
+    def _track(
+        self, task: "asyncio.Task[None]", entry: Entry | None = None, flight: Flight | None = None
+    ) -> None:
+        """Shutdown waits for this task; at its end its entry is stored, or never will be, and its flight closed."""
+
+        def over(task: "asyncio.Task[None]") -> None:
+            self._calls.discard(task)
+            if entry is not None:
+                self._cache.settle(entry)
+            if flight is not None:
+                self._flights.close(flight)
+
+        self._calls.add(task)
         if entry is not None:
             self._cache.expect(entry)
-            call.task.add_done_callback(lambda _: self._cache.settle(entry))
-        if flight:
-            if entry is None:  # not to be kept, not for a moment: not to be shared either
-                self._flights.close(flight)
-            else:
-                flight.land(call)
-                call.task.add_done_callback(lambda _: self._flights.close(flight))
-        return call
+        task.add_done_callback(over)
 
     async def _forward_to_engine(self, x: Exchange, model: Model, call: Call, asks_usage: bool) -> None:
         request = _request(x)
@@ -597,7 +648,7 @@ class Pipeline:
     def _plan_entry(self, x: Exchange) -> None:
         """Name the entry this answer will be stored under, if policy and caller allow it to be stored."""
         request, ruling = _request(x), x.ruling
-        if ruling is None or not keeps(x):
+        if ruling is None or not keeps(x) or _waits(x):
             return
         now = self._clock()
         x.entry = Entry(
@@ -630,18 +681,34 @@ class Pipeline:
         request, whole = _request(x), call.whole
         if whole is None or not 200 <= call.status < 300:
             return
-        head = call.headers
         if call.fallback:
             x.entry, x.plan, model = None, None, self._fleet.model(call.fallback)
-        if x.entry is None and x.plan is None and not request.stream and "Content-Encoding" not in head:
-            used = replay.usage(whole)  # all there is to learn of an answer that is not kept
-            self._metrics.used(model.name, used.prompt, used.completion)
+            x.candidates.clear()  # another model's answer tells nothing of what this one's would have been
+        prompt, output = call.spent
+        if not (x.entry or x.plan or x.candidates) and prompt is not None:
+            self._metrics.used(model.name, prompt, output or 0)  # all there is to learn of what is not kept
             return
-        result = await taken_apart(request.endpoint, head, whole, choices(request))
+        result = await taken_apart(request.endpoint, call.headers, whole, choices(request))
         self._metrics.used(model.name, result.usage.prompt, result.usage.completion)
         if x.plan is not None:
             self._learn(x, model, result)
+        if x.candidates:
+            self._trusting.answered(x, result, self._later(x, model, result) if _waits(x) else None)
         await self._admit(x, model, result)
+
+    def _later(self, x: Exchange, model: Model, result: Answer) -> Callable[[], None]:
+        """Stores an answer that was held back, once its neighbour's was found wrong."""
+
+        def keep() -> None:
+            x.explored = False
+            self._plan_entry(x)
+            self._keep_aside(x, model, result)
+
+        return keep
+
+    def _keep_aside(self, x: Exchange, model: Model, result: Answer) -> None:
+        if x.entry is not None:
+            self._track(asyncio.get_running_loop().create_task(self._admit(x, model, result)), x.entry)
 
     def _learn(self, x: Exchange, model: Model, result: Answer) -> None:
         """A large model's answer teaches, and may become an example: at once, before it is durable."""
@@ -690,6 +757,13 @@ def keeps(x: Exchange) -> bool:
         return False
     allowed: bool = x.policy.may_store(ruling, _temperature(request))
     return allowed
+
+
+def _waits(x: Exchange) -> bool:
+    """Whether the answer is stored only if its neighbour's turns out to be wrong."""
+    if not x.explored or x.ruling is None:
+        return False
+    return bool(x.policy.category(x.ruling.category).cache.insert == "if-wrong")
 
 
 def _request(x: Exchange) -> Request:

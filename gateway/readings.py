@@ -21,6 +21,7 @@ from gateway.policy.policy import adapt
 from gateway.rehearsal import Rehearsal
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet
+from gateway.sampling import Sampling
 from gateway.server import Server
 from gateway.storage.writer import Writer
 
@@ -148,6 +149,38 @@ def offloaded(offloading: Offloading, rehearsal: Rehearsal) -> Iterator[Reading]
     ]
     for name, text, what, counts in counted:
         yield name, text, "counter", (what,), by(counts)
+
+
+def trusted(sampling: Sampling) -> Iterator[Reading]:
+    """How often semantic hits are wrong, and what follows from it."""
+    reports = sampling.trust.report()
+    rates: Values = []
+    for name, report in reports.items():
+        for tenant, figures in {"*": report.hits, **report.tenants}.items():
+            if figures.rate is not None:
+                known = (("low", figures.low), ("mean", figures.rate), ("high", figures.high))
+                rates += [((name, tenant, bound), value) for bound, value in known]
+    text = "Share of semantic hits that were wrong, by judged samples, with its 95 % interval."
+    yield "gateway_false_hit_rate", text, "gauge", ("category", "tenant", "bound"), rates
+    errors = [((name,), r.error) for name, r in reports.items() if r.error is not None]
+    yield "gateway_hit_error", "Wrong hits per semantic look-up.", "gauge", ("category",), errors
+    closed = [((name,), float(r.closed is not None)) for name, r in reports.items()]
+    text = "1 while a category serves no semantic hits."
+    yield "gateway_category_closed", text, "gauge", ("category",), closed
+    excess = [((name,), r.excess) for name, r in reports.items() if r.max_error is not None]
+    text = "Estimated wrong hits beyond the error budget; at the allowance the category closes."
+    yield "gateway_error_excess", text, "gauge", ("category",), excess
+    judged = [
+        ((name, outcome), count)
+        for name, r in reports.items()
+        for outcome, count in (("wrong", r.hits.wrong), ("right", r.hits.judged - r.hits.wrong))
+    ]
+    yield "gateway_judged_hits", "Semantic hits judged.", "counter", ("category", "outcome"), judged
+    samples, label = by(sampling.samples), ("outcome",)
+    yield "gateway_hit_samples", "Hits drawn to be judged, by outcome.", "counter", label, samples
+    pairs = len(sampling.negatives)
+    yield "gateway_negative_pairs", "Wrong pairs remembered.", "gauge", (), [((), pairs)]
+    yield "gateway_trust_failures", "Learning that failed.", "counter", ("step",), by(sampling.failures)
 
 
 def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:

@@ -6,9 +6,8 @@ It never delays the client, and never stores what is incomplete (that is settled
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.exchange import Exchange, Join, Reuse
 from gateway.metrics import Metrics
@@ -16,8 +15,7 @@ from gateway.metrics import Metrics
 _DAY = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """What feedback needs to know of an answered request."""
 
     tenant: str
@@ -26,6 +24,10 @@ class Remembered:
     category: str
     entry: int | None
     at: float
+    pair: tuple[bytes, str, str] | None = (
+        None  # of a semantic hit: partition, question asked, question stored
+    )
+    statistic: float = 0.0  # what it was decided by
 
 
 class Receipts:
@@ -47,7 +49,15 @@ class Receipts:
         how = decision.how if isinstance(decision, Reuse) else ""
         word = decision.word if decision is not None else ""
         key = (exchange.tenant, exchange.request_id)
-        self._kept[key] = Remembered(exchange.tenant, word, how, category, entry, self._clock())
+        pair, statistic = None, 0.0
+        if how == "semantic" and exchange.agreed is not None and exchange.request is not None:
+            stored = exchange.agreed.entry.question
+            pair = exchange.partition, exchange.request.question or "", stored
+            statistic = exchange.agreed.statistic
+            category = exchange.ruling.category if exchange.ruling is not None else category
+        self._kept[key] = Remembered(
+            exchange.tenant, word, how, category, entry, self._clock(), pair, statistic
+        )
         self._kept.move_to_end(key)
         while len(self._kept) > self._limit:
             self._kept.popitem(last=False)

@@ -20,7 +20,9 @@ from gateway.judge import Judge
 from gateway.offload import gate
 from gateway.offload.examples import Example
 from gateway.offload.pair import Pair, Plan
-from gateway.offload.room import Offloading, remade, said
+from gateway.offload.room import Offloading
+from gateway.wire.answer import said
+from gateway.wire.request import remade
 
 log = logging.getLogger("gateway.rehearsal")
 _PRESSED = 0.7  # load of the large model above which nothing is compared

@@ -54,13 +54,13 @@ class Tenants:
 
     def _anonymous(self, headers: Mapping[str, str]) -> str:
         # A header's value holds no line feed, so none can run into the next.
-        given = "\n".join([headers.get(name, "") for name in _CREDENTIALS]).encode("utf-8", "surrogateescape")
+        given = "\n".join([headers.get(name, "") for name in _CREDENTIALS]).encode("utf-8", "surrogatepass")
         mac = hashlib.blake2b(given, key=self._secret, digest_size=16)
         return f"k:{mac.hexdigest()}"
 
     @staticmethod
     def _digest(key: str) -> bytes:
-        return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def _api_key(headers: Mapping[str, str]) -> str:

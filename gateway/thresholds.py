@@ -20,6 +20,7 @@ from gateway.policy.book import Book, to_json
 from gateway.policy.folder import load_folder
 from gateway.policy.policy import MIN_CONFIDENCE, Policy
 from gateway.policy.shipped import shipped
+from gateway.tune import from_log, from_pairs, tune
 
 
 def write_policies(
@@ -39,6 +40,23 @@ def write_policies(
         yaml.safe_dump(_with(policy.book, found, load_error), sort_keys=False, allow_unicode=True)
     )
     print(f"Written: {target}. Review it, then serve it with `policies: {out}`.")
+    return 0
+
+
+def propose(
+    pairs: Path | None, judged: Path | None, max_error: float | None, out: Path, policies: Path | None
+) -> int:
+    """`semantic-gateway tune`, on labelled pairs or a gateway's log of judged hits; prints a line a category."""
+    policy = build.policy(load_folder(policies or shipped(), frozenset(CHECKS)))
+    if judged is not None:
+        found = from_log(judged)
+    else:
+        assert pairs is not None
+        embedder = build.embedder(EmbedderConfig())
+        found = from_pairs(pairs, embedder, policy.guard, _Categories(policy, embedder))
+    for line in tune(found, policy.book, max_error, out):
+        print(line)
+    print(f"Written to {out}: chart.png, curve.csv, policies.diff, changes.json. Nothing was applied.")
     return 0
 
 

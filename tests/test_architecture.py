@@ -22,13 +22,14 @@ LAYERS = [
      "log", "calibration", "trust"},
     {"asking"},
     {"judge"},
-    {"rehearsal"},
+    {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},
-    {"feedback"},
+    {"tune"},
+    {"feedback", "labels"},
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
-    {"doctor", "thresholds"},
+    {"doctor", "thresholds", "check"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -37,6 +38,8 @@ ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
     ("trust", "calibration"): "operating points are certified there",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
+    ("offload", "wire"): "an example is read from an answer, and a request made anew",
+    ("trust", "calibration"): "one conformal bound, offline and online",
     ("calibrate", "embedding"): "calibration embeds with the embedder that serves",
 }
 # Foreign libraries and the only places that may import them.
@@ -50,8 +53,8 @@ LIBRARIES = {
     "onnxruntime": {"embedding"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},
-    "yaml": {"policy", "config", "thresholds"},
-    "pydantic": {"policy", "config"},
+    "yaml": {"policy", "config", "thresholds", "check", "tune"},
+    "pydantic": {"policy", "config", "check"},
 }
 
 

@@ -55,11 +55,11 @@ def test_an_empty_or_shared_key_is_refused_without_being_shown() -> None:
 def test_offloading_goes_to_another_listed_model() -> None:
     small = {"name": "s", "backends": [{"url": "http://x"}]}
     large = {"name": "l", "backends": [{"url": "http://x"}], "offload_to": "s"}
-    config = build({"models": [large, small], "offload": {"judge": "l"}}, {})
+    config = build({"models": [large, small], "judge": {"model": "l"}}, {})
     assert (config.models[0].offload_to, config.models[1].offload_to) == ("s", None)
     assert "offload_to names no listed model: s" in faults({"models": [large]})
     assert "cannot be offloaded to itself" in faults({"models": [{**large, "name": "s"}]})
-    assert "judge names no listed model: x" in faults({"models": [small], "offload": {"judge": "x"}})
+    assert "judge.model names no listed model: x" in faults({"models": [small], "judge": {"model": "x"}})
 
 
 def test_what_is_personal_is_said_in_patterns_that_cannot_hang() -> None:

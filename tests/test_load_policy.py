@@ -170,10 +170,23 @@ def test_a_burst_relaxes_the_threshold_and_its_end_brings_it_back(
 def test_a_category_whose_hits_are_called_bad_is_not_relaxed(start: Start, backend: ScriptedBackend) -> None:
     gateway = start(book=LASTING.replace("ttl: 1,", "ttl: 1h,"))
     status = lambda: gateway.http.get(f"{gateway.admin}/cache").json()  # noqa: E731
-    for _ in range(12):
-        gateway.ask(FRANCE)
+    for subject in (
+        "bread",
+        "violins",
+        "rust",
+        "cats",
+        "hoses",
+        "thunder",
+        "chess",
+        "ink",
+        "salt",
+        "bees",
+        "tax",
+        "ice",
+    ):
+        gateway.ask(f"Where does the history of {subject} begin?")
         gateway.settle()
-        hit = gateway.ask(PARAPHRASE)
+        hit = gateway.ask(f"Where did the history of {subject} begin?")
         assert hit.headers.get("x-gateway-how") == "semantic"
         verdict = {"request_id": hit.headers["x-request-id"], "verdict": "bad"}
         assert gateway.post("/v1/feedback", verdict).status_code == 200

@@ -88,6 +88,16 @@ def document() -> dict[str, Any]:
                     "readOffload", "Every pair of models: what is offloaded, how good it is, what it saves."
                 )
             },
+            "/trust": {
+                "get": _read(
+                    "readTrust",
+                    "How often semantic hits are wrong, by category, and what withheld ones would have done.",
+                )
+            },
+            "/trust/{category}": {
+                "parameters": [_path("category", {"type": "string"})],
+                "get": _read("readTrustOf", "The same of one category.", missing=True),
+            },
             "/backends": {"get": _read("readBackends", "Every backend, its counters and its standing.")},
             "/backends/{id}/drain": {
                 "parameters": [_path("id", {"type": "string"})],

@@ -38,6 +38,7 @@ from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
 from gateway.record import Receipts
 from gateway.routing.fleet import Backend, Fleet
+from gateway.sampling import Sampling
 from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
@@ -71,6 +72,7 @@ class AdminServer:
         fleet: Fleet,
         receipts: Receipts,
         offloading: Offloading,
+        sampling: Sampling,
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
@@ -84,6 +86,7 @@ class AdminServer:
         self._fleet = fleet
         self._receipts = receipts
         self._offloading = offloading
+        self._sampling = sampling
         self._metrics = published
         self._status = status
         self._readiness = readiness
@@ -113,6 +116,8 @@ class AdminServer:
                 web.get("/examples/export", self._export_examples),
                 web.delete("/examples/{id}", self._delete_example),
                 web.get("/offload", self._read_offload),
+                web.get("/trust", self._read_trust),
+                web.get("/trust/{category}", self._read_trust_in),
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
@@ -388,6 +393,16 @@ class AdminServer:
     async def _read_offload(self, request: web.Request) -> web.Response:
         return _answer(self._offloading.state())
 
+    async def _read_trust(self, request: web.Request) -> web.Response:
+        """How often semantic hits are wrong, category by category, and what withheld ones would have done."""
+        return _answer(self._sampling.state())
+
+    async def _read_trust_in(self, request: web.Request) -> web.Response:
+        name, known = request.match_info["category"], self._sampling.state()["categories"]
+        if name not in known:
+            raise NotFound(f"No semantic hits are judged in '{name[:100]}'.", code="category_not_found")
+        return _answer({"name": name, **known[name]})
+
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(
             {
@@ -448,7 +463,8 @@ def _entry_id(text: str) -> int:
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
-    return {"similarity": candidate.similarity, "verdict": candidate.verdict, **_entry(candidate.entry)}
+    told = {"similarity": candidate.similarity, "score": candidate.score, "verdict": candidate.verdict}
+    return {**told, **_entry(candidate.entry)}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

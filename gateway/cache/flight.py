@@ -42,6 +42,10 @@ class Call:
         self.attempts = 0  # backends asked, hedges included
         self.entry: Any = None  # the entry this answer will be stored under, or None
         self.usage_added = False  # the gateway asked for a usage chunk that the caller did not
+        self.spent: tuple[int | None, int | None] = (
+            None,
+            None,
+        )  # prompt and output tokens, if told at the end
         self.complete = False  # the whole body arrived
         self.error: BaseException | None = None
         self.abandoned = False  # nobody reads it: it is being cancelled
@@ -54,9 +58,7 @@ class Call:
         self._room: asyncio.Future[None] | None = None
         self._over = False  # no byte will follow
         self._after = after
-        loop = asyncio.get_running_loop()
-        self.head: asyncio.Future[None] = loop.create_future()
-        self.task = loop.create_task(self._run(run))
+        self.task = asyncio.get_running_loop().create_task(self._run(run))
 
     @property
     def whole(self) -> bytes | None:
@@ -71,8 +73,7 @@ class Call:
     def begin(self, status: int, headers: Any) -> None:
         """The upstream's status and headers are here."""
         self.status, self.headers = status, headers
-        if not self.head.done():
-            self.head.set_result(None)
+        self._wake()
 
     async def feed(self, chunk: bytes) -> None:
         """Pass bytes on; waits while they are beyond what is kept and a reader lags."""
@@ -100,6 +101,15 @@ class Call:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
+    async def _change(self) -> None:
+        """Wait until there is more to be read."""
+        wakeup = asyncio.get_running_loop().create_future()
+        self._wakeups.add(wakeup)
+        try:
+            await wakeup
+        finally:
+            self._wakeups.discard(wakeup)
+
     def _wake(self) -> None:
         for future in self._wakeups:
             if not future.done():
@@ -120,8 +130,6 @@ class Call:
             self.error = error
         finally:
             self._over = True
-            if not self.head.done():
-                self.head.set_result(None)
             self._wake()
         if self.complete and self._after is not None:
             try:
@@ -152,9 +160,11 @@ class Reader:
         Raises:
             GatewayError: the call failed before its first byte.
         """
-        await asyncio.shield(self._call.head)
-        if self._call.status == 0 and self._call.error is not None:
-            raise _translate(self._call.error)
+        call = self._call
+        while call.status == 0 and not call._over:
+            await call._change()
+        if call.status == 0 and call.error is not None:
+            raise _translate(call.error)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body from its beginning, as it arrives.
@@ -174,12 +184,7 @@ class Reader:
                     raise _translate(call.error)
                 return
             else:
-                wakeup = asyncio.get_running_loop().create_future()
-                call._wakeups.add(wakeup)
-                try:
-                    await wakeup
-                finally:
-                    call._wakeups.discard(wakeup)
+                await call._change()
 
     async def body(self) -> bytes:
         """The whole body at once; for answers short enough to be kept."""

@@ -11,15 +11,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from gateway.errors import EmbedderBusy, EmbedderFailed
-from gateway.interfaces import Classifier, Embedder, Vector
+from gateway.interfaces import Classifier, Embedder, Vector, Verifier
 
+T = TypeVar("T")
 State = Literal["starting", "ready", "failed", "closed"]
 Change = tuple[int, bytes, Vector | None]  # id, partition, and its vector or None to remove it
 CHARS = 4096  # of text in one batch: batching no longer pays beyond, and the short must not wait for the long
@@ -38,6 +39,7 @@ class Indexes(Protocol):
     @property
     def due(self) -> bool: ...
     def search(self, partition: bytes, vector: Vector, k: int) -> list[tuple[int, float]]: ...
+    def take(self, partition: bytes, ids: list[int]) -> tuple[list[int], Vector]: ...
     def add(self, id: int, partition: bytes, vector: Vector) -> None: ...
     def remove(self, id: int, partition: bytes) -> None: ...
     def begin(self) -> Any: ...
@@ -72,6 +74,8 @@ class Counts:
     batches: int = 0
     unlabelled: int = 0  # looks whose classifier raised
     unsearched: int = 0  # looks whose search raised
+    verified: int = 0  # questions whose candidates the verifier was asked about
+    unverified: int = 0  # of these, those it failed on
     bulk_texts: int = 0
     changes: int = 0
     dropped: int = 0  # index changes that could not be applied
@@ -94,6 +98,23 @@ class _Job:
     ) -> None:
         self.text, self.partition, self.k, self.future = text, partition, k, future
         self.also, self.also_k = also, also_k
+
+
+class _Pairs:
+    """A question and the stored ones that the verifier is asked about."""
+
+    __slots__ = ("asked", "future", "partition", "stored", "vector")
+
+    def __init__(
+        self,
+        asked: str,
+        vector: Vector,
+        partition: bytes,
+        stored: Mapping[int, str],
+        future: "asyncio.Future[dict[int, float]]",
+    ) -> None:
+        self.asked, self.vector, self.partition, self.stored = asked, vector, partition, stored
+        self.future = future
 
 
 class _Bulk:
@@ -137,6 +158,8 @@ class Worker:
         self._deadline = deadline
         self._embedder: Embedder | None = None
         self._classifier: Classifier | None = None
+        self._verifier: Verifier | None = None
+        self._pairs: deque[_Pairs] = deque()
         self._looks: deque[_Job] = deque()
         self._bulk: deque[_Bulk] = deque()
         self._changes: deque[_Changes] = deque()
@@ -195,8 +218,28 @@ class Worker:
             raise EmbedderBusy("queue full" if self.state == "ready" else f"embedder {self.state}")
         assert self._loop is not None
         future: asyncio.Future[Look] = self._loop.create_future()
-        timer = self._loop.call_later(self._deadline, self._expire, future)
         self._looks.append(_Job(text, partition, k, also, also_k, future))
+        return await self._in_time(future)
+
+    async def verify(
+        self, asked: str, vector: Vector, partition: bytes, stored: Mapping[int, str]
+    ) -> dict[int, float]:
+        """Entry id → the verifier's score, for those of `stored` (id → question) that are still indexed.
+
+        Raises EmbedderBusy when too much waits, at the deadline, or without a verifier; EmbedderFailed when it
+        raised.
+        """
+        if self.state != "ready" or self._verifier is None or len(self._pairs) >= self._max_queue:
+            raise EmbedderBusy("the verifier is not ready")
+        assert self._loop is not None
+        future: asyncio.Future[dict[int, float]] = self._loop.create_future()
+        self._pairs.append(_Pairs(asked, vector, partition, stored, future))
+        return await self._in_time(future)
+
+    async def _in_time(self, future: "asyncio.Future[T]") -> T:
+        """What the thread answers within the deadline."""
+        assert self._loop is not None
+        timer = self._loop.call_later(self._deadline, self._expire, future)
         self._notify()
         try:
             return await future
@@ -239,9 +282,18 @@ class Worker:
         self._notify()
         return future
 
+    @property
+    def classifier(self) -> Classifier | None:
+        """The one in force; pure, so that others may ask it too."""
+        return self._classifier
+
     def set_classifier(self, classifier: Classifier | None) -> None:
         """From the next batch on. One reference is swapped; a batch in progress keeps the old one."""
         self._classifier = classifier
+
+    def set_verifier(self, verifier: Verifier | None) -> None:
+        """From the next question on."""
+        self._verifier = verifier
 
     async def close(self, timeout: float = 5.0) -> None:
         """Serve what waits, then stop the thread; what is not through in time is given up."""
@@ -258,13 +310,14 @@ class Worker:
             log.warning("the embedder thread did not stop within %g s", timeout)
         self._give_up()
 
-    def _expire(self, future: "asyncio.Future[Look]") -> None:
+    def _expire(self, future: "asyncio.Future[Any]") -> None:
         if not future.done():
             self.counts.late += 1
             future.set_exception(EmbedderBusy("deadline"))
 
     def _give_up(self) -> None:
         outcomes: list[Outcome] = [(job.future, None, EmbedderBusy("closed")) for job in self._looks]
+        outcomes += [(pairs.future, None, EmbedderBusy("closed")) for pairs in self._pairs]
         outcomes += [(bulk.future, None, EmbedderBusy("closed")) for bulk in self._bulk]
         outcomes += [(changes.future, changes.applied, None) for changes in self._changes]
         _deliver(outcomes)
@@ -282,7 +335,7 @@ class Worker:
             with self._wake:
                 while not (self._has_work() or self._stop.is_set()):
                     self._wake.wait()
-            if self._stop.is_set() and not (self._looks or self._changes):
+            if self._stop.is_set() and not (self._looks or self._pairs or self._changes):
                 break
             self._turn()
         if self._rebuild is not None:
@@ -310,7 +363,7 @@ class Worker:
         self.ready.set()
 
     def _has_work(self) -> bool:
-        if self._looks or self._changes or self._bulk:
+        if self._looks or self._pairs or self._changes or self._bulk:
             return True
         if self._rebuild is None:
             return self._indexes.due
@@ -320,6 +373,8 @@ class Worker:
         jobs = self._take()
         if jobs:
             self._serve(jobs)
+        if self._pairs:
+            self._verify()
         if self._changes:
             self._apply()
         if self._bulk:
@@ -409,6 +464,24 @@ class Worker:
         """An id may be in several of the partitions; it is the same vector in each."""
         found = dict(pair for partition in job.also for pair in self._search(partition, vector, job.also_k))
         return sorted(found.items(), key=lambda pair: -pair[1])[: job.also_k]
+
+    def _verify(self) -> None:
+        """One question's candidates: looks that came meanwhile are served before the next one's."""
+        pairs, verifier = self._pairs.popleft(), self._verifier
+        if pairs.future.done():  # given up
+            return
+        self.counts.verified += 1
+        try:
+            if verifier is None:
+                raise EmbedderFailed("the verifier was taken away")
+            ids, vectors = self._indexes.take(pairs.partition, list(pairs.stored))
+            scores = verifier.scores(pairs.asked, [pairs.stored[id] for id in ids], pairs.vector, vectors)
+            outcome: Outcome = pairs.future, dict(zip(ids, scores, strict=True)), None
+        except BaseException as error:  # a panic in a Rust extension is not an Exception
+            self.counts.unverified += 1
+            log.warning("the verifier failed: %s: %s", type(error).__name__, error)
+            outcome = pairs.future, None, _failed(error)
+        self._post(_deliver, [outcome])
 
     def _apply(self) -> None:
         """Changes in order for one slice of time."""

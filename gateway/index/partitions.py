@@ -116,6 +116,14 @@ class Partitions:
         index = self._indexes.get(partition)
         return [] if index is None else index.search(vector, k)
 
+    def take(self, partition: bytes, ids: list[int]) -> tuple[list[int], Vector]:
+        """Those of the ids that are in the partition, and copies of their vectors (n, d).
+
+        Each must have been there a moment ago: an index that was compacted since may raise RuntimeError.
+        """
+        index = self._indexes.get(partition)
+        return FlatIndex().take(ids) if index is None else index.take(ids)
+
     def add(self, id: int, partition: bytes, vector: Vector) -> None:
         """Insert or replace. Raises ValueError where the dimension is not that of all other vectors."""
         if vector.ndim != 1 or (self.dim is not None and vector.shape[0] != self.dim):

@@ -23,6 +23,8 @@ from gateway.offload.examples import Example, Examples, Pattern
 from gateway.offload.library import Index, Library, Shelf
 from gateway.offload.pair import Pair, Plan, Terms, explanation, settings
 from gateway.offload.selector import Asked
+from gateway.wire.answer import said
+from gateway.wire.request import remade
 
 log = logging.getLogger("gateway.offload")
 _DAY = 86_400.0
@@ -385,37 +387,6 @@ class Offloading:
             },
             "failures": dict(self.failures),
         }
-
-
-def said(endpoint: Endpoint, body: bytes) -> str | None:
-    """The text of a whole answer's first choice."""
-    try:
-        choice = orjson.loads(body)["choices"][0]
-        text = choice["message"]["content"] if endpoint == "chat" else choice["text"]
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-        return None
-    return text if isinstance(text, str) else None
-
-
-def remade(request: Request, fields: dict[str, Any], *, stream: bool) -> Request:
-    """A request of the gateway's own making, like the caller's in all that `fields` does not say."""
-    fields = {key: value for key, value in fields.items() if key not in ("stream", "stream_options")}
-    if stream:
-        fields["stream"] = True
-        if "stream_options" in request.fields:
-            fields["stream_options"] = request.fields["stream_options"]
-    return Request(
-        endpoint=request.endpoint,
-        raw=orjson.dumps(fields),
-        fields=fields,
-        model=fields["model"],
-        stream=stream,
-        wants_usage=stream and request.wants_usage,
-        question=request.question,
-        barred=request.barred,
-        uncacheable=request.uncacheable,
-        controls=request.controls,
-    )
 
 
 def _fit(request: Request) -> bool:

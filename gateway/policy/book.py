@@ -8,7 +8,7 @@ import difflib
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,15 @@ class Quota(_Frozen):
     """Guaranteed share of the cache's bytes; idle space is lent to others."""
 
 
+class Verify(_Frozen):
+    """Which candidates the verifier is asked about, and what it must say."""
+
+    above: f.Threshold
+    """Least cosine similarity of a candidate."""
+    score: f.Share
+    """Least score of a hit."""
+
+
 class Cache(_Frozen):
     mode: f.CacheMode = "semantic"
     """semantic (exact first) | shadow (exact; semantic only observed) | exact | none (never stored)."""
@@ -44,9 +53,19 @@ class Cache(_Frozen):
     """Weight in the eviction score."""
     max_temperature: f.Number | None = Field(default=None, ge=0)
     """Hotter requests (unset counts as 1.0) are neither answered from the cache nor stored."""
-    max_error: f.Number | None = Field(default=None, gt=0, le=1)
-    """Bound on wrong semantic hits per semantic look-up, for calibration."""
-
+    max_error: f.Number | None = Field(default=None, gt=0, lt=1)
+    """Error budget: wrong semantic hits per semantic look-up, at most. Labels, once they suffice, then decide what a
+    candidate must reach, in place of the threshold; a category over its budget stops serving semantic hits."""
+    bound: Literal["conformal", "learned"] = "conformal"
+    """How the budget is kept: by one operating point (conformal risk control), or entry by entry, by forwarding some
+    hits to learn from (vCache)."""
+    uncalibrated: Literal["threshold", "exact"] = "threshold"
+    """What serves while there are too few labels for the budget: the threshold, or exact hits alone."""
+    insert: Literal["always", "if-wrong"] = "always"
+    """With `bound: learned`: whether the answer to a forwarded hit is stored always, or only if the hit was wrong."""
+    verify: Verify | None = None
+    """Where labels show that the verifier beats similarity, as `calibrate` finds out: candidates are judged by its
+    score. Without a fitting verifier the threshold counts."""
     stale_if_error: f.Grace = 0
     """How long past its TTL an answer may still be served while no backend can answer; 0: never."""
 
@@ -357,6 +376,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     Part,
     Category,
     Cache,
+    Verify,
     Quota,
     LoadPolicy,
     Offload,

@@ -123,6 +123,11 @@ class LivePolicy:
             await self._save(b"")
         return book
 
+    async def recompile(self) -> None:
+        """The same book anew, when what it is compiled with has changed."""
+        async with self._turn:
+            self._swap(self._compile(self.book))
+
     async def learn(self) -> None:
         """Fit the classifier to the book in force, once the embedder runs."""
         async with self._turn:

@@ -5,9 +5,11 @@ requests wait, and what became of judged hits. Nothing here lowers a threshold; 
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from gateway.exchange import Load
+from gateway.exchange import UNLOADED, Load
 
 _CALM = 0.5  # load ratio of the queue below which latency counts as unloaded
 _SLOWER = 2.0  # times its unloaded P95: the latency target of a model that was given none
@@ -100,15 +102,26 @@ class Judged:
         return self.total >= _EVIDENCE and self.wrong > limit * self.total
 
 
-class Adaptation:
-    """λ of every model, and the categories frozen at their own policy."""
+class Conditions(Protocol):
+    """What judged hits have taught: a snapshot, replaced as a whole."""
 
-    def __init__(self, terms: LoadTerms) -> None:
+    @property
+    def points(self) -> Mapping[str, tuple[float, ...]]: ...
+    @property
+    def closed(self) -> Mapping[str, str]: ...
+
+
+class Adaptation:
+    """λ of every model, the categories frozen at their own policy, and with them what judged hits have taught."""
+
+    def __init__(self, terms: LoadTerms, conditions: Callable[[], Conditions] = lambda: UNLOADED) -> None:
         self._terms = terms
         self._factors: dict[str, Factor] = {}
         self._judged: dict[str, Judged] = {}
         self._loads: dict[str, Load] = {}
         self._frozen: frozenset[str] = frozenset()
+        self._conditions = conditions
+        self._known = conditions()
 
     def sample(self, model: str, p95: float | None, queue: float, now: float) -> None:
         """What a model's answers take and how many requests wait; about once a second."""
@@ -119,7 +132,7 @@ class Adaptation:
             factor = self._factors[model] = Factor(self._terms)
         factor.sample(p95, queue, now)
         if factor.value != self.of(model).factor:
-            self._loads[model] = Load(factor.value, self._frozen)
+            self._loads[model] = self._load(factor.value)
 
     def judged(self, category: str, *, wrong: bool) -> None:
         """A semantic hit of this category was found right or wrong."""
@@ -130,13 +143,22 @@ class Adaptation:
             frozen |= {category}
         if frozen != self._frozen:
             self._frozen = frozen
-            self._loads = {model: Load(load.factor, frozen) for model, load in self._loads.items()}
+            self._renew()
+
+    def _renew(self) -> None:
+        self._loads = {model: self._load(load.factor) for model, load in self._loads.items()}
+
+    def _load(self, factor: float) -> Load:
+        return Load(factor, self._frozen, self._known.points, self._known.closed)
 
     def of(self, model: str) -> Load:
         """What a request for this model is under."""
+        if self._conditions() is not self._known:
+            self._known = self._conditions()
+            self._renew()
         found = self._loads.get(model)
         if found is None:
-            found = self._loads[model] = Load(0.0, self._frozen)
+            found = self._loads[model] = self._load(0.0)
         return found
 
     @property

@@ -6,7 +6,7 @@ lengthens a TTL, never escapes `none`. What cannot be classified is treated as t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.exchange import UNLOADED, Controls, Endpoint, Entry, Load, Mode, Ruling
 from gateway.patterns import compile_pattern
@@ -24,27 +24,37 @@ def stricter(a: Mode, b: Mode) -> Mode:
     return a if _STRICTNESS[a] >= _STRICTNESS[b] else b
 
 
+class Demand(NamedTuple):
+    """What a semantic hit takes."""
+
+    mode: Mode
+    threshold: float  # least cosine similarity
+    score: float | None = None  # least score of the verifier; None: it is not asked
+
+
 def too_hot(limit: float | None, temperature: float | None) -> bool:
     """Whether a request's temperature (unset counts as 1.0) exceeds a category's limit."""
     return limit is not None and (1.0 if temperature is None else temperature) > limit
 
 
-def adapt(category: Category, load: float) -> tuple[float, float]:
+def adapt(category: Category, load: float, points: Sequence[float] = ()) -> tuple[float, float]:
     """Threshold and TTL in seconds under load λ in [0, 1] (arXiv 2510.26835, load-adaptive policy).
 
     τ(λ) = max(τ0 − λ·slack, floor), never above τ0; TTL(λ) = t0·(1 + λ·(factor − 1)). A category with a
     calibrated budget spends error instead of similarity: λ moves along the thresholds certified for equal steps
     of risk from its own to `load.max_error`. A threshold has no unit that means the same in two categories.
+    `points`: such a path, learned from labels, in place of threshold and budget.
     """
     load = min(max(load, 0.0), 1.0)
     cache, policy = category.cache, category.load
+    ttl = cache.lifetime * (1 + load * (policy.ttl_factor - 1))
+    if points:
+        return (_between(points, load) if len(points) > 1 else points[0]), ttl
     if policy.budget:
         eased = _between((cache.threshold, *policy.budget), load)
     else:
         eased = cache.threshold - load * policy.threshold_slack
-    return min(cache.threshold, max(eased, policy.threshold_floor)), cache.lifetime * (
-        1 + load * (policy.ttl_factor - 1)
-    )
+    return min(cache.threshold, max(eased, policy.threshold_floor)), ttl
 
 
 def _between(steps: Sequence[float], part: float) -> float:
@@ -77,8 +87,9 @@ class _CompiledRule:
 class Policy:
     """A compiled book. Frozen in use: a new book is a new Policy."""
 
-    def __init__(self, book: Book, guard: Any = None) -> None:
+    def __init__(self, book: Book, guard: Any = None, *, verifier: str = "") -> None:
         self.book = book
+        self.verifier = verifier  # its name; without one, similarity alone decides everywhere
         self.guard = guard  # made from the book's list of checks; the walk asks it before a semantic hit
         self.ignore = frozenset(book.ignore)
         self.version = book.version
@@ -190,11 +201,45 @@ class Policy:
             return ruling.ttl
         return base * category.load.ttl_factor + category.cache.grace
 
-    def against(self, ruling: Ruling, entry: Entry) -> tuple[Mode, float]:
-        """Mode and threshold for a semantic hit on an entry: the stricter of both categories."""
+    def against(self, ruling: Ruling, entry: Entry) -> Demand:
+        """What a semantic hit on an entry takes: the stricter of both categories."""
+        if entry.category == ruling.category:
+            return Demand(ruling.mode, ruling.threshold, ruling.score)
         category = self.category(entry.category)
-        threshold, _ = adapt(category, ruling.load.of(category.name))
-        return stricter(ruling.mode, category.cache.mode), max(ruling.threshold, threshold)
+        mode, _ = self._mode(category, ruling.load)
+        threshold, score, _ = self._bar(category, ruling.load)
+        return Demand(
+            stricter(ruling.mode, mode), max(ruling.threshold, threshold), _most(ruling.score, score)
+        )
+
+    def statistic(self, name: str) -> str:
+        """By what a category's candidates are decided: a name of its own for each scale."""
+        return self.verifier if self.verifier and self.category(name).cache.verify else "cosine"
+
+    def point(self, name: str) -> float:
+        """What its policy says a candidate must reach, on that scale."""
+        cache = self.category(name).cache
+        return cache.verify.score if self.verifier and cache.verify else cache.threshold
+
+    def withheld(self, ruling: Ruling, entry: Entry) -> str:
+        """Why a candidate that everything agrees to is only observed."""
+        return ruling.withheld or self._mode(self.category(entry.category), ruling.load)[1] or "shadow"
+
+    def _mode(self, category: Category, load: Load) -> tuple[Mode, str]:
+        """A category's mode as it stands now, and why its semantic step is withheld, if it is."""
+        why = load.closed.get(category.name, "")
+        if category.cache.mode != "semantic" or not why:
+            return category.cache.mode, ""
+        return "shadow", why
+
+    def _bar(self, category: Category, load: Load) -> tuple[float, float | None, float]:
+        """Least similarity and, where the verifier decides, least score of a hit; and the TTL in seconds."""
+        points, verify = load.points.get(category.name, ()), category.cache.verify
+        if verify is None or not self.verifier:
+            threshold, ttl = adapt(category, load.of(category.name), points)
+            return threshold, None, ttl
+        score, ttl = adapt(category, load.of(category.name), points or (verify.score,))
+        return verify.above, score, ttl
 
     def _compiled(self, number: int, rule: Rule) -> _CompiledRule:
         pattern = compile_pattern(rule.when.match) if rule.when.match is not None else None
@@ -203,14 +248,17 @@ class Policy:
 
     def _permit(self, name: str, confidence: float, rule: str, load: Load) -> Ruling:
         category = self.category(name)
-        threshold, ttl = adapt(category, load.of(category.name))
+        mode, withheld = self._mode(category, load)
+        threshold, score, ttl = self._bar(category, load)
         return Ruling(
             category=category.name,
             confidence=confidence,
             rule=rule,
-            mode=category.cache.mode,
+            mode=mode,
             threshold=threshold,
             ttl=ttl,
+            score=score,
+            withheld=withheld,
             priority=category.cache.priority,
             max_temperature=category.cache.max_temperature,
             offload=category.offload.allow,
@@ -239,6 +287,8 @@ class Policy:
             rule=base.rule if base.rule == "unclassified" else hint.rule,
             mode=stricter(base.mode, hint.mode),
             threshold=max(base.threshold, hint.threshold),
+            score=_most(base.score, hint.score),
+            withheld=base.withheld or hint.withheld,
             ttl=min(base.ttl, hint.ttl),
             priority=min(base.priority, hint.priority),
             max_temperature=min(limits, default=None),
@@ -247,6 +297,11 @@ class Policy:
             keep=base.keep and hint.keep,
             share=base.share and hint.share,
         )
+
+
+def _most(a: float | None, b: float | None) -> float | None:
+    """The stricter of two bounds, either of which may be missing."""
+    return max((bound for bound in (a, b) if bound is not None), default=None)
 
 
 def _controlled(ruling: Ruling, controls: Controls) -> Ruling:

@@ -30,12 +30,12 @@ async def deliver(attempt: Attempt, into: Into) -> None:
         if events is not None:
             events += chunk.count(b"\n\n")
             attempt.lease.progress(events, attempt.now())
-    prompt, output = _spent(tail)
+    prompt, output = into.spent = _spent(tail)
     attempt.done(incoming.status, prompt, output if output is not None else events or None)
 
 
 def _spent(tail: bytes) -> tuple[int | None, int | None]:
-    """Prompt and output tokens as the engine reported them at the end of its answer."""
+    """Prompt and output tokens as the engine reported them at the end of its answer; the last word counts."""
     start = max(len(tail) - _TAIL, 0)
-    prompt, output = _PROMPT.search(tail, start), _OUTPUT.search(tail, start)
-    return (int(prompt[1]) if prompt else None), (int(output[1]) if output else None)
+    prompt, output = _PROMPT.findall(tail, start), _OUTPUT.findall(tail, start)
+    return (int(prompt[-1]) if prompt else None), (int(output[-1]) if output else None)

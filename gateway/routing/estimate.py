@@ -57,8 +57,10 @@ def _bound(fields: Mapping[str, Any]) -> int | None:
 
 
 def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         return None
     return value if 0 <= value < 86400 else None

@@ -1,7 +1,8 @@
 """Which headers cross the gateway. Hop-by-hop ones never do (RFC 9110, section 7.6.1), nor does the client's
 key where the gateway authenticates clients itself."""
 
-from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -23,6 +24,8 @@ _REQUEST_DROPPED = _HOP | {"host", "content-length", "content-encoding", "expect
 _CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
 _READABLE = frozenset(("gzip", "x-gzip", "deflate", "identity"))
 _RENAMED = {"x-request-id": "x-gateway-upstream-request-id"}
+_NONE: frozenset[str] = frozenset()
+_NAMES = 1024  # spellings of header names whose part is remembered
 
 
 def to_upstream(
@@ -34,14 +37,12 @@ def to_upstream(
         api_key: the backend's own key, or empty.
         trust_client: without a key of its own, the backend gets the client's credentials.
     """
-    named = _named_by_connection(headers.getall("Connection", ()))
+    named = _named_by_connection(headers)
     own_key = bool(api_key) or not trust_client
     out: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
-        low = name.lower()
-        if low in _REQUEST_DROPPED or low in named or low.startswith("x-gateway-"):
-            continue
-        if own_key and low in _CREDENTIALS:
+        kind = _kind(name)
+        if kind == "dropped" or (own_key and kind == "credential") or (named and name.lower() in named):
             continue
         out.add(name, value)
     if api_key:
@@ -52,13 +53,12 @@ def to_upstream(
 
 def to_client(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     """The response headers a client gets, but for the gateway's own; the body's framing is the server's."""
-    named = _named_by_connection(headers.getall("Connection", ()))
+    named = _named_by_connection(headers)
     out: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
-        low = name.lower()
-        if low in _HOP or low in named or low == "content-length":
-            continue
-        out.add(_RENAMED.get(low, name), value)
+        shown = _shown(name)
+        if shown and (not named or name.lower() not in named):
+            out.add(shown, value)
     return out
 
 
@@ -77,5 +77,26 @@ def accept_readable(headers: CIMultiDict[str]) -> None:
     headers["Accept-Encoding"] = ", ".join(kept) or "identity"
 
 
-def _named_by_connection(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(token.strip().lower() for value in values for token in value.split(","))
+@lru_cache(_NAMES)
+def _kind(name: str) -> Literal["dropped", "credential", "passes"]:
+    """What becomes of a request's header."""
+    low = name.lower()
+    if low in _REQUEST_DROPPED or low.startswith("x-gateway-"):
+        return "dropped"
+    return "credential" if low in _CREDENTIALS else "passes"
+
+
+@lru_cache(_NAMES)
+def _shown(name: str) -> str:
+    """A response header's name as the client sees it; empty where it does not."""
+    low = name.lower()
+    return "" if low in _HOP or low == "content-length" else _RENAMED.get(low, name)
+
+
+def _named_by_connection(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+    values = headers.getall("Connection", None)
+    return (
+        frozenset(token.strip().lower() for value in values for token in value.split(","))
+        if values
+        else _NONE
+    )

@@ -35,17 +35,18 @@ class Histogram:
 
     def __init__(self, unit: float) -> None:
         """`unit` is the smallest value told apart."""
-        self._counts = [0.0] * _BUCKETS
+        self._counts: dict[int, float] = {}  # by place; most are never used
         self._unit = unit
         self._values = _values(unit)
         self.total = 0.0
 
     def add(self, value: float) -> None:
         place = int(math.log(value / self._unit) / _GROWTH) + 1 if value > self._unit else 0
-        self._counts[min(place, _BUCKETS - 1)] += 1.0
+        place = min(place, _BUCKETS - 1)
+        self._counts[place] = self._counts.get(place, 0.0) + 1.0
         self.total += 1.0
         if self.total >= _KEEP:
-            self._counts = [count / 2 for count in self._counts]
+            self._counts = {place: count / 2 for place, count in self._counts.items()}
             self.total /= 2
 
     def quantile(self, q: float) -> float | None:
@@ -53,19 +54,20 @@ class Histogram:
         if not self.total:
             return None
         rest = q * self.total
-        for count, value in zip(self._counts, self._values, strict=True):
-            rest -= count
+        for place in sorted(self._counts):
+            rest -= self._counts[place]
             if rest <= 0:
-                return value
+                return self._values[place]
         return self._values[-1]
 
     def mean(self, bound: float = math.inf, beyond: float = 0.0) -> float | None:
         """Mean of min(value, bound) among values over `beyond`; None where there is none."""
         weight = total = 0.0
-        for count, value in zip(self._counts, self._values, strict=True):
-            if count and value > beyond:
+        for place, count in self._counts.items():
+            value = self._values[place]
+            if value > beyond:
                 weight += count
-                total += count * min(value, bound)
+                total += count * (value if value < bound else bound)
         return total / weight if weight else None
 
 

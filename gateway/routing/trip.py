@@ -39,6 +39,7 @@ class Into(Protocol):
     fallback: str
     attempts: int
     usage_added: bool
+    spent: tuple[int | None, int | None]
 
     def begin(self, status: int, headers: Any) -> None: ...
 

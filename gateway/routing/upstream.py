@@ -5,6 +5,7 @@ An answer with any status is an answer; whether another backend is asked is `dis
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -146,7 +147,7 @@ class Upstream:
         try:
             response = await session.request(
                 method,
-                URL(backend.url + path, encoded=True),
+                _url(backend.url, path),
                 headers=sent.headers,
                 data=body,
                 allow_redirects=False,
@@ -205,6 +206,11 @@ class Upstream:
         if response.status != 200 or body is None:
             raise BackendUnreachable(f"{url} cannot be read.")
         return body.decode("utf-8", "replace")
+
+
+@lru_cache(1024)
+def _url(base: str, path: str) -> URL:
+    return URL(base + path, encoded=True)
 
 
 async def _up_to(stream: aiohttp.StreamReader, limit: int) -> bytes | None:

@@ -61,6 +61,20 @@ def read(
     return Answer(body, *verdict, usage_of(whole), model if isinstance(model, str) else "")
 
 
+def said(endpoint: Endpoint, body: bytes) -> str | None:
+    """The text of a whole answer's first choice."""
+    try:
+        whole = orjson.loads(body)
+        if endpoint == "responses":
+            parts = [part for item in whole["output"] for part in item.get("content") or ()]
+            return "".join(part["text"] for part in parts if part.get("type") == "output_text")
+        choice = whole["choices"][0]
+        text = choice["message"]["content"] if endpoint == "chat" else choice["text"]
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return text if isinstance(text, str) else None
+
+
 def _is_stream(content_type: str | None, body: bytes) -> bool:
     if content_type:
         return content_type.lower().lstrip().startswith("text/event-stream")

@@ -5,13 +5,13 @@ read a header it does not own.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from gateway.errors import BadRequest
 from gateway.exchange import Controls
 
-_DEFAULT = Controls()
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 _MODES = {
     "on": (True, True),  # read, write
@@ -32,6 +32,7 @@ CONTROL_HEADERS = (
 MAX_TAGS = 16
 MAX_NAME = 128  # characters of a tag, category or namespace
 MAX_VARIANTS = 64
+_REMEMBERED = 128  # combinations of header values
 
 
 def controls(headers: Mapping[str, str], body: Any, honour_cache_control: bool) -> Controls:
@@ -40,17 +41,22 @@ def controls(headers: Mapping[str, str], body: Any, honour_cache_control: bool) 
     `body` is the request's `cache` field; anything but an object is not ours and says nothing. Raises
     `BadRequest` naming the header or the field whose value cannot be understood.
     """
-    get = headers.get
-    mode = get("x-gateway-cache")
-    category = get("x-gateway-category")
-    ttl = get("x-gateway-cache-ttl")
-    threshold = get("x-gateway-threshold")
-    tags = get("x-gateway-tags")
-    offload = get("x-gateway-offload")
-    standard = _directives(get("cache-control")) if honour_cache_control else {}
-    form = body if isinstance(body, dict) else {}
-    if not standard and not form and mode is category is ttl is threshold is tags is offload is None:
-        return _DEFAULT
+    given = [headers.get(name) for name in CONTROL_HEADERS]
+    if not honour_cache_control:
+        given[-1] = None
+    return _merged(given, body) if isinstance(body, dict) and body else _asked(*given)
+
+
+@lru_cache(_REMEMBERED)
+def _asked(*given: str | None) -> Controls:
+    """What headers alone ask: the same few say the same again and again."""
+    return _merged(given, {})
+
+
+def _merged(given: Sequence[str | None], form: dict[str, Any]) -> Controls:
+    """`given`: the values of the control headers, in their order; `form`: the body's `cache` field."""
+    mode, category, ttl, threshold, tags, offload, directives = given
+    standard = _directives(directives)
     mode = "on" if mode is None else _mode(mode)
     read, write = _MODES[mode]
     read = read and "no-cache" not in standard and not _flag(form, "no-cache")

@@ -17,7 +17,7 @@ from gateway.wire.controls import CONTROL_HEADERS, controls
 from gateway.wire.fingerprint import big_numbers, exact_fingerprint, partition_fingerprint
 from gateway.wire.rewrite import rewrite
 
-__all__ = ["Reader", "choices", "exact_fingerprint", "parse", "partition_fingerprint", "rewrite"]
+__all__ = ["Reader", "choices", "exact_fingerprint", "parse", "partition_fingerprint", "remade", "rewrite"]
 
 
 def parse(
@@ -49,26 +49,48 @@ def parse(
     )
 
 
+def remade(request: Request, fields: dict[str, Any], *, stream: bool) -> Request:
+    """A request of the gateway's own making, like the caller's in all that `fields` does not say."""
+    fields = {key: value for key, value in fields.items() if key not in ("stream", "stream_options")}
+    if stream:
+        fields["stream"] = True
+        if "stream_options" in request.fields:
+            fields["stream_options"] = request.fields["stream_options"]
+    return Request(
+        endpoint=request.endpoint,
+        raw=orjson.dumps(fields),
+        fields=fields,
+        model=fields["model"],
+        stream=stream,
+        wants_usage=stream and request.wants_usage,
+        question=request.question,
+        barred=request.barred,
+        uncacheable=request.uncacheable,
+        controls=request.controls,
+    )
+
+
 class Reader:
-    """`parse` with a short memory: a body that comes again, byte for byte and without controls of its own, is
-    not read again. Exact hits are such bodies. Bounded by number and size; forgotten all at once when full.
+    """`parse` with a short memory: a body that comes again, byte for byte and with the same controls, is not
+    read again. Exact hits are such bodies. Bounded by number and size; forgotten all at once when full.
     """
 
     def __init__(self, bodies: int = 512, size: int = 8192, *, honour_cache_control: bool = True) -> None:
         self._bodies, self._size = bodies, size
         self._honour = honour_cache_control
-        self._read: dict[tuple[Endpoint, bytes], Request] = {}
+        self._read: dict[tuple[str | bytes | None, ...], Request] = {}
 
     def parse(self, endpoint: Endpoint, raw: bytes, headers: Mapping[str, str]) -> Request:
         """As the function of that name."""
-        if len(raw) > self._size or any(name in headers for name in CONTROL_HEADERS):
-            return parse(endpoint, raw, headers, honour_cache_control=self._honour)
-        known = self._read.get((endpoint, raw))
+        key = (endpoint, raw, *[headers.get(name) for name in CONTROL_HEADERS])
+        known = self._read.get(key) if len(raw) <= self._size else None
         if known is None:
+            known = parse(endpoint, raw, headers, honour_cache_control=self._honour)
+            if sum(len(part) for part in key if part) > self._size:
+                return known
             if len(self._read) >= self._bodies:
                 self._read.clear()
-            known = parse(endpoint, raw, headers, honour_cache_control=self._honour)
-            self._read[endpoint, raw] = known
+            self._read[key] = known
         return known
 
 

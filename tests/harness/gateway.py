@@ -56,6 +56,7 @@ class Running:
             "store": {"kind": "memory"},
             "policies": str(policies),
             "log": {"level": "error"},
+            "trust": {"share": 0},  # no calls beside those a test makes
             **tree,
         }
         tree["embedder"] = {"cache": str(cache), "deadline": 5.0, **tree.get("embedder", {})}

@@ -191,9 +191,10 @@ def test_a_semantic_hit_takes_the_stricter_of_question_and_entry():
         {"name": "legal", "cache": {"threshold": 0.97, "mode": "shadow"}},
     )
     ruling = compiled.ruling(Controls(), None, ("code", 0.9))
-    assert compiled.against(ruling, entry("legal")) == ("shadow", 0.97)
-    assert compiled.against(ruling, entry("code")) == ("semantic", 0.9)
-    assert compiled.against(replace(ruling, threshold=0.99, mode="exact"), entry("legal")) == ("exact", 0.99)
+    assert compiled.against(ruling, entry("legal"))[:2] == ("shadow", 0.97)
+    assert compiled.against(ruling, entry("code"))[:2] == ("semantic", 0.9)
+    tightened = replace(ruling, threshold=0.99, mode="exact")
+    assert compiled.against(tightened, entry("legal"))[:2] == ("exact", 0.99)
 
 
 def test_padding_cannot_carry_a_question_past_a_rule_that_forbids_storing():
