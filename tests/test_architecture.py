@@ -19,7 +19,7 @@ LAYERS = [
     {"exchange"},
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
-     "log", "calibration", "trust"},
+     "log", "calibration", "trust", "verifier"},
     {"asking"},
     {"judge"},
     {"rehearsal", "sampling"},
@@ -36,7 +36,6 @@ LAYERS = [
 # Rooms that another room is built on, with the reason.
 ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
-    ("trust", "calibration"): "operating points are certified there",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
     ("offload", "wire"): "an example is read from an answer, and a request made anew",
     ("trust", "calibration"): "one conformal bound, offline and online",
