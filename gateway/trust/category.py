@@ -159,6 +159,11 @@ class Category:
         self._seeded = ""  # their digest
         self._below = self._seeds_below = 0.0  # judged below the policy's threshold: live, fading; labels
         self._below_at = 0
+        self._depth = [
+            math.inf,
+            math.inf,
+        ]  # least statistic judged in this half of a window, and the one before
+        self._half = 0
         self._risks: deque[Risk] = deque(maxlen=window)  # oldest first
         self._found: Points | None = None
         self._budget = Budget(terms.allowance)
@@ -238,7 +243,7 @@ class Category:
                 tally.hit(self._live)
         elif s >= self._operating:
             self._withheld.hit(self._live)
-        if self._drift.add(s):
+        if s >= self._operating and self._drift.add(s):
             self._reshare()
         return self._near if self._low <= s < self._operating else self._base
 
@@ -259,7 +264,7 @@ class Category:
         self._judged = self._judged * 0.99 + 1.0
         self._missed *= 0.99
         if s < self.terms.threshold:
-            self._below, self._below_at = self._known_below() + 1.0, self._live
+            self._seen_below(s)
         if served:
             self._served.add(wrong, weight, self._live)
             tally = self._tenants.get(tenant)
@@ -318,9 +323,9 @@ class Category:
         self._seeds_below = float(np.sum((values >= self.terms.floor) & (values < self.terms.threshold)))
         live = [risk for risk in self._risks if risk.at >= 0]
         self._risks = deque([*offline, *live], self._window)
-        self._drift = Drift()
-        self._drift.expect(values[values >= self.terms.floor].tolist())
         self._recompute()
+        self._drift = Drift()  # of what would be served: nothing else is told of
+        self._drift.expect(values[values >= self._operating].tolist())
 
     # ── consequences ──
 
@@ -347,15 +352,25 @@ class Category:
             self._again(before.steps[0], self._found.steps[0])
         self._reshare()
 
-    @property
-    def _lowest(self) -> float:
-        """No point goes below it: where nothing was judged, nothing is known to be wrong."""
-        labels = self._seeds_below * min(1.0, max(0, self._window - self._live) / max(1, self._seeds))
-        there = self._known_below() + labels >= _THERE
-        return self.terms.floor if there else max(self.terms.floor, self.terms.threshold)
+    def _seen_below(self, s: float) -> None:
+        self._below, self._below_at = self._known_below() + 1.0, self._live
+        half = 2 * self._live // self._window
+        if half > self._half:
+            self._depth = [math.inf, self._depth[0] if half == self._half + 1 else math.inf]
+            self._half = half
+        self._depth[0] = min(self._depth[0], s)
 
     def _known_below(self) -> float:
         return self._below * math.exp((self._below_at - self._live) / self._window)
+
+    @property
+    def _lowest(self) -> float:
+        """No point goes below it: where nothing was judged, nothing is known to be wrong."""
+        floor, threshold = self.terms.floor, self.terms.threshold
+        part = min(1.0, max(0, self._window - self._live) / max(1, self._seeds))
+        if self._seeds_below * part >= _THERE:
+            return floor
+        return max(floor, min(threshold, *self._depth) if self._known_below() >= _THERE else threshold)
 
     def _again(self, before: float, now: float) -> None:
         """A closed category whose operating point has become stricter: what it would owe at that one."""
@@ -429,7 +444,8 @@ class Category:
             "since": self.since,
             "counts": [self._live, self._seeds, self._good, self._bad],
             "seeded": self._seeded,
-            "below": [self._below, self._below_at, self._seeds_below],
+            "below": [self._below, self._below_at, self._seeds_below, self._half],
+            "depth": [min(each, 2.0) for each in self._depth],
             "samples": [self._judged, self._missed],
             "risks": [list(risk) for risk in self._risks],
             "budget": [self._budget.excess, self._budget.closed],
@@ -448,7 +464,8 @@ class Category:
         self._live, self._seeds, self._good, self._bad = map(int, state["counts"])
         self._seeded = str(state["seeded"])
         self._below, self._seeds_below = float(state["below"][0]), float(state["below"][2])
-        self._below_at = int(state["below"][1])
+        self._below_at, self._half = int(state["below"][1]), int(state["below"][3])
+        self._depth = [float(each) for each in state["depth"]]
         self._judged, self._missed = map(float, state["samples"])
         risks = (Risk(int(at), float(s), float(weight)) for at, s, weight in state["risks"])
         self._risks = deque(risks, self._window)

@@ -11,7 +11,7 @@ _BATCH = 25  # candidates compared at a time
 _FIRST = 100  # of which the first idea is made
 _SURPRISE = 18.5  # chi-squared, 4 degrees of freedom, at 0.1 %
 _ALARM = 50  # candidates for which a surprise is one
-_LEARN, _RELEARN = 0.005, 0.03  # of each batch, into what is expected: as usual, and after a surprise
+_LEARN, _RELEARN = 0.005, 0.10  # of each batch, into what is expected: as usual, and after a surprise
 
 
 class Drift:
