@@ -276,8 +276,8 @@ class Category:
             self.learned.observe(entry, s, not wrong)
         if wrong:
             self._wrong(s, weight, served)
-        elif self._live - self._computed > 0.02 * self.lookups:
-            self._recompute()
+        else:
+            self._refresh(0.02)
 
     def told(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
         """Feedback: a bad one is evidence against, a good one is none in favour."""
@@ -299,7 +299,15 @@ class Category:
         spends = served or (self._budget.closed and s >= self._operating)
         if spends and self.terms.max_error is not None:
             self._budget.lost(weight)
-        self._recompute()
+        # One below every point moves none now; the others do, but not more often than it matters.
+        lowest = self.points[-1] if self.points else -1.0
+        self._refresh(0.001 if s >= lowest else 0.02)
+        self._reshare()
+
+    def _refresh(self, part: float) -> None:
+        """Recompute, if more than this part of the window has passed since."""
+        if self._live - self._computed >= part * self.lookups:
+            self._recompute()
 
     def seed(self, statistics: Sequence[float], wrong: Sequence[bool]) -> None:
         if len(statistics) != len(wrong):

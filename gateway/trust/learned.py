@@ -104,7 +104,9 @@ class _Own:
         return self._fit
 
     def _look(self) -> None:
-        self.worst = max((s for s, right in self.seen if not right), default=-1.0)  # nearest one it was wrong for
+        self.worst = max(
+            (s for s, right in self.seen if not right), default=-1.0
+        )  # nearest one it was wrong for
         self._fresh, self._fit = False, None
 
 
