@@ -136,9 +136,9 @@ def trust(config: Config) -> Trust:
 
 def verifier(path: Path, embedder: str) -> Verifier:
     """Raises ConfigFault-like GatewayErrors where it cannot be used with these vectors."""
-    from gateway import verifier as trained
+    from gateway.verifier import load
 
-    return trained.load(path, embedder)
+    return load(path, embedder)
 
 
 def trust_terms(policy: Policy) -> dict[str, TrustTerms]:

@@ -48,10 +48,6 @@ class Budget:
         self.closed = True
         return True
 
-    def absolve(self) -> None:
-        """There is no budget any more."""
-        self.excess, self.closed = 0.0, False
-
     def restate(self, observed: list[tuple[int, float]], now: int, alpha: float) -> bool:
         """What would be owed had only these (look-up, weight) been hits: a stricter operating point's share.
 

@@ -4,11 +4,14 @@ Only wrong observations are kept (the risk of a threshold is a sum over them), t
 which share is judged. It must never let a caller's praise loosen anything.
 """
 
+import hashlib
 import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from gateway.calibration import needed
 from gateway.trust.budget import Budget
@@ -19,14 +22,20 @@ from gateway.trust.rates import Rate
 
 Source = Literal["sample", "feedback"]
 Bound = Literal["conformal", "learned"]
-# How many times the configured share is judged where it pays.
-_NEAR, _NEW, _FREE, _ALARMED = 2.5, 5.0, 5.0, 10.0
-_FEW = 100  # judged hits below which a category is new
-_REFRESH = 100  # look-ups after which operating points are computed again, whatever was judged
-_TENANTS = 200
-_KEPT = 0.99  # per drawn sample, of what is remembered of how many could be judged
-_LEAST_KEPT = 0.1
-_COVERED = 30  # judged below the policy's threshold of late, without which no point goes below it
+Closed = Literal["over-budget", "uncalibrated"]
+
+TENANTS = 256  # of a category whose figures are kept; the longest unheard go first
+_ALARM = 1.0  # share judged while something is wrong, or the traffic is not what it was
+_NEAR = 4.0  # times the share just below the operating point: what would loosen it, and costs no model call
+# The share is at least 3/(αn): then no single sample may weigh more than a third of the budget of the n
+# look-ups known, B/(n + 1) <= α/3, and a category that begins is certified within a few hundred look-ups.
+_NEW = 3.0
+_UNSEEN = 3.0  # −ln 5 %: wrong hits of which one in q is judged go unseen for 3/q at most, in 95 of 100 cases
+_UNSTATED = 0.02  # error that a category without a budget is measured for
+_VOICE = 0.5  # of the allowance, what one tenant's complaints can spend, where it is not alone
+_THERE = 30  # judged below the policy's threshold of late, without which no point goes below it
+_THERE = 30  # candidates judged below the policy's threshold of late, without which no point goes below it
+_COVERED = 0.1  # part of the drawn samples that must be judged at least for the others to be spoken for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +48,16 @@ class Terms:
     bound: Bound = "conformal"
     uncalibrated: Literal["threshold", "exact"] = "threshold"
     floor: float = 0.70  # no operating point goes below it; candidates below it are not told of
-    allowance: float = 20.0  # wrong hits beyond the budget at which the category closes
+    allowance: float = 10.0  # wrong hits beyond the budget at which the category closes
     statistic: str = "cosine"  # whose scale s is on; another name: all that was learned is void
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Judged samples of one kind of hits. Rates are None where nothing was judged."""
+    """Judged samples of one kind of hits."""
 
     lookups: int  # semantic look-ups, since the state began
-    hits: int  # served semantic hits, since then
+    hits: int  # of this kind, since then
     judged: int
     wrong: int  # of those judged
     rate: float | None  # wrong / hits, weighted by one over each sample's probability, older ones fading
@@ -62,14 +71,17 @@ class Report:
 
     hits: Figures  # served
     withheld: Figures  # would have been hits: closed, shadow, explored
-    tenants: Mapping[str, Figures] = field(default_factory=dict)  # those heard of last
+    tenants: Mapping[str, Figures] = field(default_factory=dict)  # served, of those heard of last
     error: float | None = None  # wrong served hits / semantic look-ups
     error_low: float = 0.0
     error_high: float = 1.0
     max_error: float | None = None
     excess: float = 0.0  # estimated wrong hits beyond the budget now
     allowance: float = 0.0
-    closed: str | None = None  # "over-budget", "uncalibrated"
+    stated: float = (
+        0.0  # at most so many wrong hits beyond the budget before it closes, in 95 of 100 sudden shifts
+    )
+    closed: Closed | None = None
     since: float | None = None  # unix seconds
     points: tuple[float, ...] = ()  # operating points in force, the first without load
     source: Literal["policy", "labels", "learned"] = "policy"  # where they come from
@@ -79,305 +91,357 @@ class Report:
     bad: int = 0
 
 
-class Hits:
-    """Counts of one kind of hits, and how many of them were wrong."""
+class Risk(NamedTuple):
+    """A candidate found wrong, served or not."""
 
-    __slots__ = ("hits", "judged", "lookups", "rate", "wrong")
+    at: int  # live look-ups that had passed; negative: an offline label
+    s: float
+    weight: float
 
-    def __init__(self, memory: float) -> None:
-        self.lookups = self.hits = self.judged = self.wrong = 0
-        self.rate = Rate(memory)
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one kind of hits, and their rate. `memory` in look-ups."""
+
+    memory: float
+    lookups: int = 0
+    hits: int = 0
+    judged: int = 0
+    wrong: int = 0
+    complaints: int = 0  # bad feedback
+    recent: float = 0.0  # hits, fading as the rate does
+    rate: Rate = field(init=False)
+    _at: int = 0
+
+    def __post_init__(self) -> None:
+        self.rate = Rate(self.memory)
+
+    def hit(self, at: int) -> None:
+        self.hits += 1
+        self.recent = self.recent * math.exp((self._at - at) / self.memory) + 1.0
+        self._at = at
 
     def add(self, wrong: bool, weight: float, at: int) -> None:
         self.judged += 1
         self.wrong += wrong
         self.rate.add(wrong, weight, at)
 
-    def figures(self, lookups: int | None = None) -> Figures:
+    def figures(self, lookups: int) -> Figures:
         low, high = self.rate.interval()
-        passed = self.lookups if lookups is None else lookups
-        return Figures(passed, self.hits, self.judged, self.wrong, self.rate.share, low, high)
+        return Figures(lookups, self.hits, self.judged, self.wrong, self.rate.share, low, high)
+
+    def share(self, at: int) -> float:
+        """Hits per look-up of late: both fade alike."""
+        passed = self.memory * -math.expm1(-at / self.memory)
+        recent = self.recent * math.exp((self._at - at) / self.memory)
+        return min(1.0, recent / passed) if passed > 0 else 0.0
 
     def to_json(self) -> list[Any]:
-        return [self.lookups, self.hits, self.judged, self.wrong, self.rate.to_json()]
+        counts = [self.lookups, self.hits, self.judged, self.wrong, self.complaints, self.recent, self._at]
+        return [*counts, self.rate.to_json()]
 
     def load(self, state: Sequence[Any]) -> None:
-        self.lookups, self.hits, self.judged, self.wrong = map(int, state[:4])
-        self.rate.load(state[4])
-
-
-class Seeds:
-    """Offline labels: their number, and of the wrong ones place and statistic."""
-
-    __slots__ = ("labels", "low", "number", "wrong")
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.wrong: list[tuple[int, float]] = []
-        self.low = 0  # how many lie between the floor and the policy's threshold
-        self.labels: tuple[int, int] | None = None  # number and hash of those given
-
-    def newest(self, number: int) -> list[float]:
-        """Statistics of the wrong ones among the last `number`."""
-        return [s for at, s in self.wrong if at >= self.number - number]
+        self.lookups, self.hits, self.judged, self.wrong, self.complaints = map(int, state[:5])
+        self.recent, self._at = float(state[5]), int(state[6])
+        self.rate.load(state[7])
 
 
 class Category:
-    """What is known of one category's semantic hits.
-
-    points: thresholds in force from no load to full load, None: the policy's. closed: why nothing is served.
-    since: unix seconds, the owner's to set. learned: the rule that explores, where policy wants it.
-    """
+    """What is known of one category, within a window of look-ups. `share`: judged at least."""
 
     def __init__(self, terms: Terms, share: float, window: int) -> None:
-        self._share, self._window = share, window
-        self.since: float | None = None
-        self.lookups = 0
-        self._load = 0.0
-        self._seeds = Seeds()
-        self._wrong: deque[tuple[int, float, float]] = deque(maxlen=window)  # look-up, statistic, weight
-        self._served, self._withheld = Hits(window), Hits(window)
-        self._tenants: OrderedDict[str, Hits] = OrderedDict()
-        self._recent = 0.0  # served hits, fading with look-ups
-        self._kept = 1.0  # share of drawn samples of served hits that could be judged, of late
-        self._low, self._low_at = (
-            0.0,
-            0,
-        )  # judged below the policy's threshold, fading; look-ups at the last one
-        self._drift = Drift()
-        self._good = self._bad = 0
-        self._found: Points | None = None
-        self._source: Literal["policy", "labels", "learned"] = "policy"
-        self._computed = 0
-        self.points: tuple[float, ...] | None = None
-        self.learned: Learned | None = None
-        self._budget = Budget(terms.allowance)
         self.terms = terms
+        self.since: float | None = None
+        self.learned: Learned | None = None
+        self._share, self._window = share, window
+        self._live = 0  # look-ups since the state began
+        self._seeds = 0  # offline labels
+        self._seeded = ""  # their digest
+        self._below = self._seeds_below = 0.0  # judged below the policy's threshold: live, fading; labels
+        self._below_at = 0
+        self._depth = [
+            math.inf,
+            math.inf,
+        ]  # least statistic judged in this half of a window, and the one before
+        self._half = 0
+        self._risks: deque[Risk] = deque(maxlen=window)  # oldest first
+        self._found: Points | None = None
+        self._budget = Budget(terms.allowance)
+        self._drift = Drift()
+        self._served, self._withheld = Tally(window), Tally(window)
+        self._tenants: OrderedDict[str, Tally] = OrderedDict()
+        self._judged = self._missed = 0.0  # drawn samples, fading
+        self._good = self._bad = 0
         self.configure(terms)
 
     def __repr__(self) -> str:
-        return f"<Category: {self.lookups} look-ups, {self._source} points {self.points}, {self._budget!r}>"
-
-    # ── what is wanted, and known beforehand ────────────────────────────────────────────────────────────
+        return f"<Category of {self._live} look-ups, {self.closed or 'open'}, {self._budget!r}>"
 
     def configure(self, terms: Terms) -> None:
+        """Other terms for what is known already."""
         self.terms = terms
         self._budget.allowance = terms.allowance
-        if terms.bound != "learned" or terms.max_error is None:
-            self.learned = None
-        elif self.learned is None:
-            self.learned = Learned(terms.max_error)
-        else:
+        if terms.bound == "learned" and terms.max_error is not None:
+            self.learned = self.learned or Learned(terms.max_error)
             self.learned.delta = terms.max_error
+        else:
+            self.learned = None
         if terms.max_error is None:
-            self._budget.absolve()
-        self._compute()
+            self._budget = Budget(terms.allowance)
+        self._recompute()
 
-    def seed(self, statistics: Sequence[float], wrong: Sequence[bool]) -> None:
-        if len(statistics) != len(wrong):
-            raise ValueError("statistics and labels differ in length")
-        labels = (len(statistics), hash((tuple(statistics), tuple(wrong))))
-        if labels == self._seeds.labels:
-            return
-        step = max(1.0, len(statistics) / self._window)
-        chosen = [int(at * step) for at in range(int(len(statistics) / step))]
-        self._seeds = Seeds()
-        self._seeds.labels = labels
-        self._seeds.number = len(chosen)
-        self._seeds.wrong = [(at, float(statistics[row])) for at, row in enumerate(chosen) if wrong[row]]
-        terms = self.terms
-        self._seeds.low = sum(terms.floor <= statistics[row] < terms.threshold for row in chosen)
-        self._compute()
-        point = self._in_force()
-        self._drift.expect([statistics[row] for row in chosen if statistics[row] >= point])
-        if self.learned is not None and not self.learned.seen:
-            for row in chosen:
-                if statistics[row] >= self.terms.floor:
-                    self.learned.observe(None, float(statistics[row]), not wrong[row])
-
-    # ── on the way of a request ─────────────────────────────────────────────────────────────────────────
+    # ── what holds ──
 
     @property
-    def closed(self) -> Literal["over-budget", "uncalibrated"] | None:
+    def points(self) -> tuple[float, ...] | None:
+        """Operating points in force; None: the policy's threshold counts."""
+        if self.learned is not None:
+            return (self.terms.floor,)  # every candidate is put to the rule
+        return None if self._found is None else self._found.steps
+
+    @property
+    def closed(self) -> Closed | None:
+        """Why no semantic hit is served."""
         if self._budget.closed:
             return "over-budget"
-        terms = self.terms
-        if terms.max_error is not None and terms.uncalibrated == "exact" and self.points is None:
-            return "uncalibrated"
-        return None
+        bare = self.terms.max_error is not None and self.learned is None and self._found is None
+        return "uncalibrated" if bare and self.terms.uncalibrated == "exact" else None
+
+    @property
+    def lookups(self) -> int:
+        """In the window, offline labels included where it has room for them."""
+        return min(self._live + self._seeds, self._window)
+
+    # ── on the way of every look-up ──
 
     def looked(self, tenant: str, load: float) -> bool:
-        """True if the category opens again by it."""
-        self.lookups += 1
-        self._load = load
-        self._recent *= 1 - 1 / self._window
-        self._tenant(tenant).lookups += 1
-        return self._budget.passed(self._allowed())
+        """True if something opened by it."""
+        self._live += 1
+        tally = self._tenants.get(tenant)
+        if tally is None:
+            tally = self._tenants[tenant] = Tally(self._window)
+            if len(self._tenants) > TENANTS:
+                self._tenants.popitem(last=False)
+        elif self._live & 15 == 0:  # the order need only be about right
+            self._tenants.move_to_end(tenant)
+        tally.lookups += 1
+        if self._budget.excess <= 0.0:
+            return False
+        alpha = self.terms.max_error or 0.0
+        if load and self.terms.load_max_error is not None:
+            alpha += load * max(0.0, self.terms.load_max_error - alpha)
+        opened = self._budget.passed(alpha)
+        if self._budget.excess <= 0.0:
+            self._reshare()
+        return opened
 
     def share(self, s: float, tenant: str, served: bool) -> float:
         if served:
-            self._served.hits += 1
-            self._recent += 1
-            self._tenant(tenant).hits += 1
-        elif s >= self._in_force():
-            self._withheld.hits += 1
-        self._drift.add(s)
-        return min(1.0, self._share * self._times(s, served))
+            self._served.hit(self._live)
+            tally = self._tenants.get(tenant)
+            if tally is not None:
+                tally.hit(self._live)
+        elif s >= self._operating:
+            self._withheld.hit(self._live)
+        if s >= self._operating and self._drift.add(s):
+            self._reshare()
+        return self._near if self._low <= s < self._operating else self._base
 
-    def _times(self, s: float, served: bool) -> float:
-        if self._budget.closed or self._budget.alarmed or self._drift.alarmed:
-            return _ALARMED
-        if not served:
-            return _FREE
-        if self._served.judged < _FEW:
-            return _NEW
-        near = self._found is not None and self._found.low <= s < self._found.high
-        return _NEAR if near else 1.0
+    def below(self) -> float:
+        """With which probability a candidate that no rule would serve should be judged: it costs no model call."""
+        return self._near
 
-    # ── beside the traffic ──────────────────────────────────────────────────────────────────────────────
+    # ── beside the traffic ──
 
     def missed(self) -> None:
-        if self.closed is None:
-            self._kept = max(_LEAST_KEPT, self._kept * _KEPT)
+        self._missed = self._missed * 0.99 + 1.0
+        self._judged *= 0.99
 
     def judged(
         self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
     ) -> None:
-        would = s >= self._in_force()
+        weight = max(1.0, weight) / self._covered
+        self._judged = self._judged * 0.99 + 1.0
+        self._missed *= 0.99
         if s < self.terms.threshold:
-            self._low, self._low_at = self._covered() + 1.0, self.lookups
+            self._seen_below(s)
         if served:
-            self._kept = 1 - _KEPT * (1 - self._kept)
-            weight /= max(_LEAST_KEPT, self._kept)
-            self._served.add(wrong, weight, self.lookups)
-            self._tenant(tenant).add(wrong, weight, self.lookups)
-        elif would:
-            self._withheld.add(wrong, weight, self.lookups)
+            self._served.add(wrong, weight, self._live)
+            tally = self._tenants.get(tenant)
+            if tally is not None:
+                tally.add(wrong, weight, self._live)
+        elif s >= self._operating:
+            self._withheld.add(wrong, weight, self._live)
         if self.learned is not None:
             self.learned.observe(entry, s, not wrong)
         if wrong:
-            self._found_wrong(s, weight, served or (would and self._budget.closed))
-        elif self.lookups >= self._computed + _REFRESH:
-            self._compute()
+            self._wrong(s, weight, served)
+        else:
+            self._refresh(0.02)
 
-    def told(self, s: float, wrong: bool, served: bool, entry: int | None) -> None:
-        """A user's word: against the category it counts, for it it does not."""
+    def told(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
+        """Feedback: a bad one is evidence against, a good one is none in favour."""
         if not wrong:
             self._good += 1
             return
         self._bad += 1
         if self.learned is not None:
             self.learned.observe(entry, s, False)
-        self._found_wrong(s, 1.0, served)
+        tally = self._tenants.get(tenant)
+        if tally is not None and len(self._tenants) > 1:
+            tally.complaints += 1
+            if tally.complaints > _VOICE * self.terms.allowance:
+                return  # one tenant's word must not close a category for the others: samples will tell
+        self._wrong(s, 1.0, served)
 
-    def _found_wrong(self, s: float, weight: float, spends: bool) -> None:
-        self._wrong.append((self.lookups, s, weight))
+    def _wrong(self, s: float, weight: float, served: bool) -> None:
+        self._risks.append(Risk(self._live, s, weight))
+        spends = served or (self._budget.closed and s >= self._operating)
         if spends and self.terms.max_error is not None:
             self._budget.lost(weight)
-        self._compute()
+        # One below every point moves none now; the others do, but not more often than it matters.
+        lowest = self.points[-1] if self.points else -1.0
+        self._refresh(0.001 if s >= lowest else 0.02)
+        self._reshare()
 
-    # ── operating points ────────────────────────────────────────────────────────────────────────────────
+    def _refresh(self, part: float) -> None:
+        """Recompute, if more than this part of the window has passed since."""
+        if self._live - self._computed >= part * self.lookups:
+            self._recompute()
 
-    def _allowed(self) -> float:
-        """The error that may be made now: load spends from it."""
-        most, least = self.terms.load_max_error, self.terms.max_error
-        if least is None:
-            return 0.0
-        if most is None or most <= least:
-            return least
-        return least + min(max(self._load, 0.0), 1.0) * (most - least)
+    def seed(self, statistics: Sequence[float], wrong: Sequence[bool]) -> None:
+        if len(statistics) != len(wrong):
+            raise ValueError("statistics and labels differ in length")
+        values, labels = np.asarray(statistics, np.float64), np.asarray(wrong, np.bool_)
+        digest = hashlib.blake2b(values.tobytes() + labels.tobytes(), digest_size=8).hexdigest()
+        if digest == self._seeded:
+            return
+        self._seeded, total = digest, len(values)
+        kept = (
+            [at * total // self._window for at in range(self._window)]
+            if total > self._window
+            else range(total)
+        )
+        self._seeds = len(kept)
+        offline = [
+            Risk(at - self._seeds, float(values[row]), 1.0)
+            for at, row in enumerate(kept)
+            if labels[row] and values[row] >= self.terms.floor
+        ]
+        self._seeds_below = float(np.sum((values >= self.terms.floor) & (values < self.terms.threshold)))
+        live = [risk for risk in self._risks if risk.at >= 0]
+        self._risks = deque([*offline, *live], self._window)
+        self._recompute()
+        self._drift = Drift()  # of what would be served: nothing else is told of
+        self._drift.expect(values[values >= self._operating].tolist())
 
-    def _in_force(self) -> float:
-        """The threshold by which hits are decided now."""
-        if self.points is None:
-            return self.terms.threshold
-        place = min(max(self._load, 0.0), 1.0) * (len(self.points) - 1)
-        low = int(place)
-        if place == low:
-            return self.points[low]
-        return self.points[low] + (self.points[low + 1] - self.points[low]) * (place - low)
+    # ── consequences ──
 
-    def _compute(self) -> None:
-        """Operating points by what the window holds now."""
-        self._computed = self.lookups
-        while self._wrong and self._wrong[0][0] <= self.lookups - self._window:
-            self._wrong.popleft()
-        before, self._found, self._source = self.points, None, "policy"
-        alpha = self.terms.max_error
-        if alpha is None:
-            self.points = None
-        elif self.terms.bound == "learned":
-            self.points, self._source = (self.terms.floor,), "learned"
+    def _recompute(self) -> None:
+        """Operating points of what is in the window now, and the share that follows."""
+        self._computed = self._live
+        oldest = self._live - self._window
+        while self._risks and self._risks[0].at < oldest:
+            self._risks.popleft()
+        before = self._found
+        if self.terms.max_error is not None and self.learned is None:
+            self._found = points(
+                [risk.s for risk in self._risks],
+                [risk.weight for risk in self._risks],
+                self.lookups,
+                self._bound,
+                self.terms.max_error,
+                self.terms.load_max_error,
+                self._lowest,
+            )
         else:
-            self._found = self._certified(alpha)
-            self.points = None if self._found is None else self._found.steps
-        if self.points and before and self.points[0] > before[0]:
-            self._restate(self.points[0])
+            self._found = None
+        if self._budget.closed and self._found is not None and before is not None:
+            self._again(before.steps[0], self._found.steps[0])
+        self._reshare()
 
-    def _certified(self, alpha: float) -> Points | None:
-        """By all of the window where the heaviest sample does not forbid it, else by offline labels alone."""
-        bound = self._bound()
-        seeds = self._seeded(alpha, bound)
-        number = seeds + min(self.lookups, self._window)
-        old = self._seeds.newest(seeds)
-        more = self.terms.load_max_error
-        if self.lookups and number >= needed(alpha, bound):
-            self._source = "learned"
-            wrong = [*old, *(s for _, s, _ in self._wrong)]
-            weights = [*(1.0 for _ in old), *(weight for _, _, weight in self._wrong)]
-            covered = self._covered() + self._seeds.low * seeds / max(1, self._seeds.number)
-            floor = self.terms.floor if covered >= _COVERED else self.terms.threshold
-            return points(wrong, weights, number, bound, alpha, more, floor)
-        if seeds < needed(alpha):
-            return None
-        self._source = "labels"
-        return points(old, [1.0] * len(old), seeds, 1.0, alpha, more, self.terms.floor)
+    def _seen_below(self, s: float) -> None:
+        self._below, self._below_at = self._known_below() + 1.0, self._live
+        half = 2 * self._live // self._window
+        if half > self._half:
+            self._depth = [math.inf, self._depth[0] if half == self._half + 1 else math.inf]
+            self._half = half
+        self._depth[0] = min(self._depth[0], s)
 
+    def _known_below(self) -> float:
+        return self._below * math.exp((self._below_at - self._live) / self._window)
+
+    @property
+    def _lowest(self) -> float:
+        """No point goes below it: where nothing was judged, nothing is known to be wrong."""
+        floor, threshold = self.terms.floor, self.terms.threshold
+        part = min(1.0, max(0, self._window - self._live) / max(1, self._seeds))
+        if self._seeds_below * part >= _THERE:
+            return floor
+        return max(floor, min(threshold, *self._depth) if self._known_below() >= _THERE else threshold)
+
+    def _again(self, before: float, now: float) -> None:
+        """A closed category whose operating point has become stricter: what it would owe at that one."""
+        if now > before and self.terms.max_error is not None:
+            hits = [(risk.at, risk.weight) for risk in self._risks if risk.at >= 0 and risk.s >= now]
+            self._budget.restate(hits, self._live, self.terms.max_error)
+
+    def _reshare(self) -> None:
+        alarmed = self._budget.alarmed or self._drift.alarmed
+        base = self._least
+        self._base = max(base, _ALARM) if alarmed else base
+        self._near = max(min(1.0, _NEAR * base), self._base)
+        self._low = math.inf if self._found is None else self._found.low
+        self._operating = self.terms.threshold if self.points is None else self.points[0]
+
+    @property
     def _covered(self) -> float:
-        """Judged samples below the policy's threshold, of late: unless there are, nothing is known down there."""
-        return self._low * math.exp((self._low_at - self.lookups) / self._window)
+        """Of the samples drawn of late, the part that was judged."""
+        drawn = self._judged + self._missed
+        return max(_COVERED, self._judged / drawn) if self._missed > 0.0 and drawn >= 10 else 1.0
 
+    @property
     def _bound(self) -> float:
-        """The most that one sample may weigh."""
-        return max(1 / self._share, max((weight for _, _, weight in self._wrong), default=0.0))
+        """The most that one look-up may weigh.
 
-    def _seeded(self, alpha: float, bound: float) -> int:
-        """Labels that are still in the window: the stream pushes them out once it can do without them."""
-        if needed(alpha, bound) > self._window:
-            return self._seeds.number
-        return min(self._seeds.number, max(0, self._window - self.lookups))
+        One over the least share for live look-ups and 1 for labels: between them by the live part of the window,
+        as the correction of conformal risk control is for the one example to come, which is of either kind.
+        """
+        if not self._live:
+            return 1.0
+        heaviest = max((risk.weight for risk in self._risks), default=1.0)
+        heaviest = max(heaviest, 1.0 / self._least / self._covered)
+        return 1.0 + (heaviest - 1.0) * min(1.0, self._live / self.lookups)
 
-    def _restate(self, point: float) -> None:
-        """Under a stricter point less is owed."""
-        owed = [(at, weight) for at, s, weight in self._wrong if s >= point]
-        self._budget.restate(owed, self.lookups, self._allowed())
+    @property
+    def _least(self) -> float:
+        """The share that is judged where nothing is uncertain."""
+        error = self.terms.max_error or _UNSTATED
+        return max(self._share, min(1.0, _NEW / (error * max(1, self.lookups))))
 
-    # ── what is told and kept ───────────────────────────────────────────────────────────────────────────
+    # ── to tell, and to keep ──
 
     def report(self) -> Report:
-        terms, served = self.terms, self._served
-        low, high = served.rate.interval()
-        hits = self._hit_share()
-        alpha = terms.max_error
-        bound = self._bound()
-        seeds = 0 if alpha is None else self._seeded(alpha, bound)
-        share = served.rate.share
+        hits = self._served.figures(self._live)
+        part = self._served.share(self._live)
+        source: Literal["policy", "labels", "learned"] = "policy" if self._found is None else "labels"
         return Report(
-            hits=served.figures(self.lookups),
-            withheld=self._withheld.figures(self.lookups),
-            tenants={name: tenant.figures() for name, tenant in self._tenants.items()},
-            error=None if share is None else share * hits,
-            error_low=low * hits,
-            error_high=high * hits if served.judged else (hits if self.lookups else 1.0),
-            max_error=alpha,
+            hits=hits,
+            withheld=self._withheld.figures(self._live),
+            tenants={name: tally.figures(tally.lookups) for name, tally in self._tenants.items()},
+            error=None if hits.rate is None else hits.rate * part,
+            error_low=hits.low * part,
+            error_high=hits.high * part,
+            max_error=self.terms.max_error,
             excess=self._budget.excess,
-            allowance=terms.allowance,
+            allowance=self.terms.allowance,
+            stated=self.terms.allowance + _UNSEEN / self._least,
             closed=self.closed,
             since=self.since,
-            points=self.points or (),
-            source=self._source,
-            labels=seeds + min(self.lookups, self._window),
-            needed=0 if alpha is None else needed(alpha, bound if self.lookups else 1.0),
+            points=self.points or (self.terms.threshold,),
+            source="learned" if self.learned is not None else source,
+            labels=self.lookups,
+            needed=0 if self.terms.max_error is None else needed(self.terms.max_error, self._bound),
             good=self._good,
             bad=self._bad,
         )
@@ -385,60 +449,45 @@ class Category:
     def to_json(self) -> dict[str, Any]:
         return {
             "statistic": self.terms.statistic,
-            "lookups": self.lookups,
-            "wrong": [list(each) for each in self._wrong],
+            "since": self.since,
+            "counts": [self._live, self._seeds, self._good, self._bad],
+            "seeded": self._seeded,
+            "below": [self._below, self._below_at, self._seeds_below, self._half],
+            "depth": [min(each, 2.0) for each in self._depth],
+            "samples": [self._judged, self._missed],
+            "risks": [list(risk) for risk in self._risks],
+            "budget": [self._budget.excess, self._budget.closed],
+            "expected": [self._drift.edges, self._drift.expected],
             "served": self._served.to_json(),
             "withheld": self._withheld.to_json(),
-            "tenants": [[name, tenant.to_json()] for name, tenant in self._tenants.items()],
-            "recent": self._recent,
-            "kept": self._kept,
-            "low": [self._low, self._low_at],
-            "excess": self._budget.excess,
-            "closed": self._budget.closed,
-            "since": self.since,
-            "good": self._good,
-            "bad": self._bad,
+            "tenants": {name: tally.to_json() for name, tally in self._tenants.items()},
             "learned": None if self.learned is None else self.learned.to_json(),
         }
 
     def from_json(self, state: Mapping[str, Any]) -> None:
-        """Take up what `to_json` gave; nothing where it was of another statistic."""
+        """Raises ValueError, KeyError or TypeError where it is not what `to_json` gives."""
         if state["statistic"] != self.terms.statistic:
             return
-        self.lookups = int(state["lookups"])
-        self._wrong.clear()
-        self._wrong.extend((int(at), float(s), float(weight)) for at, s, weight in state["wrong"])
+        self.since = state["since"]
+        self._live, self._seeds, self._good, self._bad = map(int, state["counts"])
+        self._seeded = str(state["seeded"])
+        self._below, self._seeds_below = float(state["below"][0]), float(state["below"][2])
+        self._below_at, self._half = int(state["below"][1]), int(state["below"][3])
+        self._depth = [float(each) for each in state["depth"]]
+        self._judged, self._missed = map(float, state["samples"])
+        risks = (Risk(int(at), float(s), float(weight)) for at, s, weight in state["risks"])
+        self._risks = deque(risks, self._window)
+        self._drift.edges, self._drift.expected = state["expected"]
         self._served.load(state["served"])
         self._withheld.load(state["withheld"])
-        self._tenants.clear()
-        for name, tenant in state["tenants"]:
-            self._tenant(str(name)).load(tenant)
-        self._recent, self._kept = float(state["recent"]), float(state["kept"])
-        self._low, self._low_at = float(state["low"][0]), int(state["low"][1])
-        self._budget.excess, self._budget.closed = float(state["excess"]), bool(state["closed"])
-        if self.terms.max_error is None:
-            self._budget.absolve()
-        self.since = state["since"]
-        self._good, self._bad = int(state["good"]), int(state["bad"])
+        self._tenants = OrderedDict((name, self._tally(kept)) for name, kept in state["tenants"].items())
         if self.learned is not None and state["learned"] is not None:
             self.learned.from_json(state["learned"])
-        self._compute()
+        if self.terms.max_error is not None:
+            self._budget.excess, self._budget.closed = float(state["budget"][0]), bool(state["budget"][1])
+        self._recompute()
 
-    def _hit_share(self) -> float:
-        """Served hits a look-up, of late."""
-        passed = (
-            self._window * (1 - math.exp(self.lookups * math.log1p(-1 / self._window)))
-            if self._window > 1
-            else 1.0
-        )
-        return min(1.0, self._recent / passed) if self.lookups else 0.0
-
-    def _tenant(self, name: str) -> Hits:
-        known = self._tenants.get(name)
-        if known is None:
-            known = self._tenants[name] = Hits(self._window)
-            if len(self._tenants) > _TENANTS:
-                self._tenants.popitem(last=False)
-        else:
-            self._tenants.move_to_end(name)
-        return known
+    def _tally(self, kept: Sequence[Any]) -> Tally:
+        tally = Tally(self._window)
+        tally.load(kept)
+        return tally

@@ -6,15 +6,16 @@ It says only that judging more would pay. It must never close or loosen anything
 from bisect import bisect_right
 from collections.abc import Sequence
 
-_BINS = 8
-_BATCH = 100  # candidates compared at a time
-_SURPRISE = 24.3  # chi-squared, 7 degrees of freedom, at 0.1 %
-_ALARM = 200  # candidates for which a surprise is one
-_LEARN, _RELEARN = 0.02, 0.10  # of each batch, into what is expected: as usual, and after a surprise
+_BINS = 5
+_BATCH = 25  # candidates compared at a time
+_FIRST = 100  # of which the first idea is made
+_SURPRISE = 18.5  # chi-squared, 4 degrees of freedom, at 0.1 %
+_ALARM = 50  # candidates for which a surprise is one
+_LEARN, _RELEARN = 0.005, 0.10  # of each batch, into what is expected: as usual, and after a surprise
 
 
 class Drift:
-    """Compares each hundred statistics with those expected, in eight bins (Pearson's chi-squared)."""
+    """Compares each 25 statistics with those expected, in five bins (Pearson's chi-squared)."""
 
     __slots__ = ("_counts", "_first", "_left", "_seen", "edges", "expected")
 
@@ -33,7 +34,7 @@ class Drift:
     def expect(self, statistics: Sequence[float]) -> None:
         """What candidates look like, from labels or a first batch."""
         ranked = sorted(statistics)
-        if len(ranked) < _BATCH:
+        if len(ranked) < _FIRST:
             return
         self.edges = [ranked[len(ranked) * part // _BINS] for part in range(1, _BINS)]
         counts = [0] * _BINS
@@ -42,20 +43,19 @@ class Drift:
         self.expected = [count / len(ranked) for count in counts]
 
     def add(self, s: float) -> bool:
-        """One candidate. True where an alarm begins or ends by it."""
+        """One candidate. True where an alarm may have begun or ended by it."""
         if not self.edges:
             return self._begin(s)
         self._counts[bisect_right(self.edges, s)] += 1
         self._seen += 1
-        if self._left:
-            self._left -= 1
         if self._seen < _BATCH:
-            return self._left == 0
+            return False
+        self._left = max(0, self._left - _BATCH)
         return self._compare()
 
     def _begin(self, s: float) -> bool:
         self._first.append(s)
-        if len(self._first) == 2 * _BATCH:
+        if len(self._first) == _FIRST:
             self.expect(self._first)
             self._first = []
         return False

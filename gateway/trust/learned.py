@@ -87,22 +87,36 @@ def tau(found: Fit | None, s: float, delta: float) -> float:
 class _Own:
     """An entry's observations, of which the latest few count."""
 
-    __slots__ = ("fitted", "right", "seen")
+    __slots__ = ("_fit", "_fresh", "seen", "worst")
 
     def __init__(self, seen: Iterable[tuple[float, bool]], keep: int) -> None:
         self.seen = deque(seen, keep)
-        self.refit()
+        self._fit: Fit | None = None
+        self._fresh = False
+        self._look()
 
-    def refit(self) -> None:
-        self.right = all(right for _, right in self.seen)
-        self.fitted = fit(*zip(*self.seen, strict=True)) if len(self.seen) >= LEAST else None
+    def observe(self, s: float, right: bool) -> None:
+        self.seen.append((s, right))
+        self._look()
+
+    def fitted(self) -> Fit | None:
+        if not self._fresh:
+            self._fit = fit(*zip(*self.seen, strict=True)) if len(self.seen) >= LEAST else None
+            self._fresh = True
+        return self._fit
+
+    def _look(self) -> None:
+        self.worst = max(
+            (s for s, right in self.seen if not right), default=-1.0
+        )  # nearest one it was wrong for
+        self._fresh, self._fit = False, None
 
 
 class Learned:
     """The rule of one category.
 
-    pooled: all entries' observations speak together, and an entry that was wrong before must also convince by
-    its own; else each entry by its own alone, as in the paper. keep: observations of an entry. entries: that
+    pooled: all entries' observations speak together, and an entry that was wrong for a nearer question before
+    must also convince by its own; else each entry by its own alone, as in the paper. keep: observations of an entry. entries: that
     have any; the longest untouched go first. pool: latest observations of the category.
     """
 
@@ -124,24 +138,23 @@ class Learned:
         """Whether to ask the model although this entry could answer; u uniform in [0, 1)."""
         own = self._own.get(entry)
         if not self.pooled:
-            return own is None or u <= tau(own.fitted, s, self.delta)
+            return own is None or u <= tau(own.fitted(), s, self.delta)
         if u <= tau(self._fit, s, self.delta):
             return True
-        return own is not None and not own.right and u <= tau(own.fitted, s, self.delta)
+        return own is not None and s <= own.worst and u <= tau(own.fitted(), s, self.delta)
 
     def observe(self, entry: int | None, s: float, right: bool) -> None:
         """Whether an entry's answer would have done for a question of statistic s."""
         self.seen += 1
         self._pool.append((s, right))
         n = len(self._pool)
-        if n >= LEAST and (n < 64 or self.seen % 8 == 0):
+        if n >= LEAST and (n < 32 or self.seen % (8 if n < 256 else 32) == 0):
             self._refit()
         if entry is None:
             return
         own = self._own.pop(entry, None) or _Own((), self._keep)
         self._own[entry] = own
-        own.seen.append((s, right))
-        own.refit()
+        own.observe(s, right)
         if len(self._own) > self._limit:
             self._own.popitem(last=False)
 

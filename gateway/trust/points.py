@@ -15,11 +15,10 @@ STEPS = 4  # of the error that load may spend
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Thresholds of the statistic: for each step of risk; and the band in which a label changes most."""
+    """Thresholds of the statistic: for each step of risk, and the one for twice the error."""
 
     steps: tuple[float, ...]  # never rising
-    low: float  # for twice the error
-    high: float  # for half of it; infinite where that is not certified
+    low: float
 
 
 def risks(max_error: float, load_max_error: float | None) -> tuple[float, ...]:
@@ -54,5 +53,4 @@ def points(
     certified = tuple(step for step in steps if step is not None)
     if len(certified) < len(steps):
         return None
-    low, high = at(min(2 * max_error, 0.999)), at(max_error / 2)
-    return Points(certified, certified[0] if low is None else low, np.inf if high is None else high)
+    return Points(certified, at(min(2 * max_error, 0.999)) or certified[0])

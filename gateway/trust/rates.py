@@ -4,7 +4,7 @@ Decides nothing. It never keeps an observation: five sums, which fade with the l
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _Z = 0.025  # left out at either end of the interval
 
@@ -22,10 +22,12 @@ class Rate:
     wrong: float = 0.0  # Σw of the wrong ones
     wrong_squares: float = 0.0
     at: float = 0.0  # look-ups that had passed at the last one
+    _known: tuple[float, float] | None = field(default=None, repr=False, compare=False)
 
     def add(self, wrong: bool, weight: float = 1.0, at: float = 0.0) -> None:
         """One judged sample of weight 1/q, when `at` look-ups had passed."""
         self._fade(at)
+        self._known = None
         self.total += weight
         self.squares += weight * weight
         if wrong:
@@ -34,6 +36,7 @@ class Rate:
 
     def merge(self, other: "Rate") -> None:
         """Take in what another has seen, as of now."""
+        self._known = None
         self.total += other.total
         self.squares += other.squares
         self.wrong += other.wrong
@@ -59,6 +62,13 @@ class Rate:
 
     def interval(self) -> tuple[float, float]:
         """95 % interval: Clopper and Pearson's at the effective size (Korn and Graubard 1998); exact for equal weights."""
+        if (
+            self._known is None
+        ):  # a quantile takes milliseconds, and most rates do not change between two reports
+            self._known = self._interval()
+        return self._known
+
+    def _interval(self) -> tuple[float, float]:
         n = self.effective
         if n <= 0:
             return 0.0, 1.0
@@ -72,6 +82,7 @@ class Rate:
 
     def load(self, state: list[float]) -> None:
         """Take up what `to_json` gave."""
+        self._known = None
         self.total, self.squares, self.wrong, self.wrong_squares, self.at = map(float, state)
 
     def _fade(self, at: float) -> None:
@@ -89,7 +100,7 @@ class Rate:
 def beta_quantile(p: float, a: float, b: float) -> float:
     """The p-quantile of Beta(a, b), by bisection."""
     low, high = 0.0, 1.0
-    for _ in range(50):
+    for _ in range(36):
         middle = (low + high) / 2
         if beta_cdf(middle, a, b) < p:
             low = middle
@@ -109,17 +120,10 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """1/(1 + d1/(1 + d2/(1 + ...))), evaluated from the front (Lentz's method)."""
-    value, c, d = 1.0, 1.0, 0.0
-    for step in range(1, 1000):
-        m = step // 2
-        if step % 2:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1.0 / (1.0 + term * d or 1e-300)
-        c = 1.0 + term / c or 1e-300
-        value *= c * d
-        if abs(c * d - 1.0) < 1e-12:
-            break
+    """1/(1 + d1/(1 + d2/(1 + ...))) from its far end; the terms needed grow as the root of the larger one."""
+    value = 1.0
+    for m in range(20 + int(2 * math.sqrt(max(a, b))), -1, -1):
+        even = (m + 1) * (b - m - 1) * x / ((a + 2 * m + 1) * (a + 2 * m + 2))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        value = 1.0 + odd / (1.0 + even / value)
     return 1.0 / value

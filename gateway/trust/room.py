@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from gateway.trust.category import Category, Figures, Report, Source, Terms
+from gateway.trust.category import Category, Closed, Figures, Report, Source, Terms
 
 __all__ = ["Conditions", "Figures", "Report", "Terms", "Trust"]
-
-Closed = Literal["over-budget", "uncalibrated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +89,14 @@ class Trust:
         known = self._categories.get(category)
         return self._share if known is None else known.share(s, tenant, served)
 
+    def below(self, category: str) -> float:
+        """With which probability to judge a candidate that is too far to be served, before its statistic is known.
+
+        Its judgement, of weight one over this, moves the operating point.
+        """
+        known = self._categories.get(category)
+        return self._share if known is None else known.below()
+
     def missed(self, category: str) -> None:
         """A sample was drawn and could not be judged (no budget, no answer): others must speak for it."""
         known = self._categories.get(category)
@@ -119,7 +125,7 @@ class Trust:
         if known is None:
             return
         if source == "feedback":
-            known.told(s, wrong, served, entry)
+            known.told(tenant, s, wrong, served, entry)
         else:
             known.judged(tenant, s, wrong, weight, served, entry)
         self._publish()
