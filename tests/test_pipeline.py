@@ -132,6 +132,24 @@ def test_a_leader_that_leaves_does_not_take_its_followers_along(
     assert backend.cancelled == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_an_answer_only_for_it_stops_the_engine(
+    gateway: Running, backend: ScriptedBackend, stream: bool
+) -> None:
+    import httpx2 as httpx
+
+    backend.delay = 5.0
+    body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": FRANCE}]}
+    with pytest.raises(httpx.TimeoutException):
+        gateway.http.post("/v1/chat/completions", json=body, headers={"x-gateway-cache": "off"}, timeout=0.5)
+    deadline = time.monotonic() + 4.0
+    while not backend.cancelled and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert backend.cancelled == 1
+    backend.delay = 0.0
+    assert gateway.ask(FRANCE, x_gateway_cache="off").status_code == 200
+
+
 def test_requests_that_want_fresh_answers_join_nobody(gateway: Running, backend: ScriptedBackend) -> None:
     backend.delay = 0.3
     together(3, lambda _: gateway.ask(FRANCE, x_gateway_cache="refresh"))
