@@ -177,8 +177,10 @@ class Sampling:
             sample = self._drawn(x, x.agreed, served=False)
             if sample is not None:
                 self._begin(sample, self._compare(sample, fresh, keep), free=True)
-        elif x.candidates and self._draw() < self._terms.share:
-            self._begin(None, self._unmatched(x, fresh), free=True)
+        elif x.candidates and x.ruling is not None and self._terms.share:
+            share = self.trust.below(x.ruling.category)
+            if self._draw() < share:
+                self._begin(None, self._unmatched(x, fresh, 1 / share), free=True)
 
     def _drawn(self, x: Exchange, candidate: Candidate, *, served: bool) -> Sample | None:
         assert x.ruling is not None
@@ -257,7 +259,7 @@ class Sampling:
         if wrong and keep is not None:
             keep()
 
-    async def _unmatched(self, x: Exchange, fresh: Answer) -> None:
+    async def _unmatched(self, x: Exchange, fresh: Answer, weight: float) -> None:
         """A candidate below the operating point teaches where that should be."""
         assert x.ruling is not None
         for each in x.candidates:
@@ -268,7 +270,7 @@ class Sampling:
             candidate = await self._scored(x, each)
             document = None if candidate is None else await self._cache.document(candidate.entry)
             if candidate is not None and document is not None:
-                await self._weigh(Sample(x, candidate, 1 / self._terms.share, False), fresh, document)
+                await self._weigh(Sample(x, candidate, weight, False), fresh, document)
                 return
 
     async def _scored(self, x: Exchange, candidate: Candidate) -> Candidate | None:

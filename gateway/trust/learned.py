@@ -89,6 +89,10 @@ class _Own:
 
     __slots__ = ("_fit", "_fresh", "seen", "worst")
 
+    _fit: Fit | None
+    _fresh: bool
+    worst: float  # nearest question it was wrong for
+
     def __init__(self, seen: Iterable[tuple[float, bool]], keep: int) -> None:
         self.seen = deque(seen, keep)
         self._fit: Fit | None = None
