@@ -17,7 +17,7 @@ from typing import Any
 from gateway.classify.prototypes import Prototypes
 from gateway.interfaces import Embedder
 from gateway.policy.folder import load_folder
-from gateway.policy.policy import MIN_CONFIDENCE, Policy
+from gateway.policy.policy import Policy, settled
 from gateway.policy.shipped import shipped
 
 STALE = frozenset({"volatile", "market-data"})  # a short life is what matters: the answer will be another one
@@ -102,7 +102,7 @@ def report(embedder: Embedder, policy: Policy, data: Path, per_source: int = 150
     labels = classifier.label(embedder.encode([case.text for case in chosen]))
     result = Report()
     for case, (name, confidence) in zip(chosen, labels, strict=True):
-        result.add(case, name if confidence >= MIN_CONFIDENCE else "default")
+        result.add(case, settled(name, confidence))
     return result
 
 

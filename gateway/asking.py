@@ -22,7 +22,7 @@ from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, to_upstream
 from gateway.routing.upstream import Sent
 from gateway.wire import answer
-from gateway.wire.request import rewrite
+from gateway.wire.request import remade, rewrite
 
 PATHS = {
     "chat": "/chat/completions",
@@ -83,6 +83,16 @@ class Asker:
         finally:
             reader.leave()
         return await self._read(x, model, call)
+
+    async def again(self, x: Exchange, name: str) -> Asked:
+        """What the model says to the caller's own request, beside the traffic. `name`: of its request id.
+
+        Raises as `ask` does.
+        """
+        request = x.request
+        assert request is not None
+        fields = {key: value for key, value in request.fields.items() if key != "cache"}
+        return await self.ask(beside(x, remade(request, fields, stream=False), name), request.model)
 
     def alone(self, name: str) -> Model:
         """A model's entry without its fallbacks. Raises NotFound."""

@@ -4,6 +4,7 @@ Works on one's own pairs and on whatever embedder and guard serve. It proposes; 
 """
 
 import gzip
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, Proof, prove
 
 ALL = "*"  # every category together
 BATCH = 64
+REFUSED = (
+    -1.0
+)  # statistic of a pair the guard vetoes: a look-up without a candidate, which no threshold lets hit
 STEPS = 4  # of the error that load may spend
 
 
@@ -130,13 +134,9 @@ def run(
     unreadable line, ValueError for a `max_error` outside (0, 1) or a `load_error` below it.
     """
     labelled = read_pairs(pairs)
-    texts = list(dict.fromkeys(text for pair in labelled for text in (pair.a, pair.b)))
-    row_of = {text: row for row, text in enumerate(texts)}
-    vectors = encode(embedder, texts)
-    left = vectors[[row_of[pair.a] for pair in labelled]]
-    right = vectors[[row_of[pair.b] for pair in labelled]]
+    left, right = sides(labelled, embedder)
     similarity = np.einsum("ij,ij->i", left, right)
-    agreed = np.array([_agree(guard, pair) for pair in labelled], dtype=np.bool_)
+    agreed = np.array([agree(guard, pair) for pair in labelled], dtype=np.bool_)
     guessed = categorise([pair.a for pair in labelled], left) if labelled else []
     names = [pair.category or guess for pair, guess in zip(labelled, guessed, strict=True)]
     duplicate = np.array([pair.duplicate for pair in labelled], dtype=np.bool_)
@@ -262,5 +262,24 @@ def encode(embedder: Embedder, texts: Sequence[str]) -> Vector:
     return vectors
 
 
-def _agree(guard: Judge, pair: Pair) -> bool:
+def distinct(pairs: Sequence[Pair]) -> tuple[list[str], list[int], list[int]]:
+    """The texts of n pairs, each once, and which of them is either side of each pair, (n,) twice."""
+    row = {text: at for at, text in enumerate(dict.fromkeys(t for pair in pairs for t in (pair.a, pair.b)))}
+    return list(row), [row[pair.a] for pair in pairs], [row[pair.b] for pair in pairs]
+
+
+def sides(pairs: Sequence[Pair], embedder: Embedder) -> tuple[Vector, Vector]:
+    """The vectors of either side of n pairs, (n, dim) twice."""
+    texts, left, right = distinct(pairs)
+    vectors = encode(embedder, texts)
+    return vectors[left], vectors[right]
+
+
+def rounded_up(threshold: float) -> float:
+    """To four places, as policies state it: never looser than certified."""
+    return min(math.ceil(threshold * 10_000) / 10_000, 1.0)
+
+
+def agree(guard: Judge, pair: Pair) -> bool:
+    """Whether the guard lets the answer to one question stand for the other."""
     return guard.verdict(guard.facts(pair.a), guard.facts(pair.b)) is None

@@ -12,15 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
-from gateway.calibrate import Pair, read_pairs
+from gateway.calibrate import REFUSED, Pair, agree, distinct, read_pairs
 from gateway.interfaces import Classifier, Vector, Verifier
 from gateway.policy.book import DEFAULT
-from gateway.policy.policy import MIN_CONFIDENCE, Policy
+from gateway.policy.policy import Policy, settled
 from gateway.trust.room import Trust
 
 log = logging.getLogger("gateway.labels")
 _TEXTS = 256  # embedded at once
-_REFUSED = -1.0  # a pair the guard vetoes is a look-up without a candidate
 
 
 class Worker(Protocol):
@@ -40,9 +39,11 @@ async def seed(trust: Trust, policy: Policy, worker: Worker, verifier: Verifier 
         EmbedderBusy, EmbedderFailed: it cannot be embedded.
     """
     pairs = await asyncio.to_thread(read_pairs, path)
-    left = await _encoded(worker, [pair.a for pair in pairs])
-    right = await _encoded(worker, [pair.b for pair in pairs])
-    found = await asyncio.to_thread(_sorted, pairs, left, right, policy, worker.classifier, verifier)
+    texts, left, right = distinct(pairs)
+    vectors = await _encoded(worker, texts)
+    found = await asyncio.to_thread(
+        _sorted, pairs, vectors[left], vectors[right], policy, worker.classifier, verifier
+    )
     used = 0
     for category, (statistics, wrong) in found.items():
         if trust.floor(category) <= 1.0:  # configured
@@ -70,8 +71,7 @@ def _sorted(
     labels = [(DEFAULT, 0.0)] * len(pairs) if classifier is None else classifier.label(left)
     cosines = np.einsum("ij,ij->i", left, right).tolist()
     for row, pair in enumerate(pairs):
-        name, confidence = labels[row]
-        category = pair.category or (name if confidence >= MIN_CONFIDENCE else DEFAULT)
+        category = pair.category or settled(*labels[row])
         statistics, wrong = found[category]
         statistics.append(
             _statistic(pair, cosines[row], left[row], right[row : row + 1], policy, category, verifier)
@@ -91,10 +91,9 @@ def _statistic(
 ) -> float:
     verify = policy.category(category).cache.verify if verifier is not None else None
     if verify is not None and cosine < verify.above:
-        return _REFUSED
-    guard = policy.guard
-    if guard.verdict(guard.facts(pair.a), guard.facts(pair.b)) is not None:
-        return _REFUSED
+        return REFUSED
+    if not agree(policy.guard, pair):
+        return REFUSED
     if verify is None or verifier is None:
         return cosine
     return verifier.scores(pair.a, [pair.b], left, right)[0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gateway import build
-from gateway.calibrate import encode, read_pairs
+from gateway.calibrate import read_pairs, sides
 from gateway.config import EmbedderConfig
 from gateway.embedding.weights import locate
 
@@ -14,14 +14,12 @@ def train_verifier(pairs: Path, out: Path, cross: bool, minutes: float) -> int:
 
     labelled = read_pairs(pairs)
     embedder = build.embedder(EmbedderConfig())
-    texts = list(dict.fromkeys(text for pair in labelled for text in (pair.a, pair.b)))
-    print(f"embedding {len(texts)} texts", flush=True)
-    row = {text: at for at, text in enumerate(texts)}
-    vectors = encode(embedder, texts)
+    print(f"embedding {len(labelled)} pairs", flush=True)
+    left, right = sides(labelled, embedder)
     report = train(
         [(pair.a, pair.b, pair.duplicate) for pair in labelled],
-        vectors[[row[pair.a] for pair in labelled]],
-        vectors[[row[pair.b] for pair in labelled]],
+        left,
+        right,
         embedder.name,
         out,
         say=lambda text: print(text, flush=True),

@@ -22,7 +22,6 @@ from gateway.offload.examples import Example
 from gateway.offload.pair import Pair, Plan
 from gateway.offload.room import Offloading
 from gateway.wire.answer import said
-from gateway.wire.request import remade
 
 log = logging.getLogger("gateway.rehearsal")
 _PRESSED = 0.7  # load of the large model above which nothing is compared
@@ -107,8 +106,7 @@ class Rehearsal:
                 return 0.0
             plan.small = said(request.endpoint, small.answer.body)
         if plan.large is None:
-            again = remade(request, {k: v for k, v in request.fields.items() if k != "cache"}, stream=False)
-            large = await self._asker.ask(beside(x, again, "compare"), request.model)
+            large = await self._asker.again(x, "compare")
             self._room.answered(x, large.answer, self._keeps(x), large.cost)
         if plan.small is None or plan.large is None:
             raise GatewayError("One of the answers has no text.")

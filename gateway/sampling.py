@@ -9,13 +9,13 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import orjson
 
-from gateway.asking import Asker, beside
+from gateway.asking import Asker
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, StoreError
 from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse
 from gateway.interfaces import Vector
@@ -23,7 +23,6 @@ from gateway.judge import Judge
 from gateway.trust.negatives import Negatives
 from gateway.trust.room import Report, Trust
 from gateway.wire.answer import said
-from gateway.wire.request import remade
 
 log = logging.getLogger("gateway.judged")
 _PRESSED = 0.7  # load of a model above which none of its answers is asked for again
@@ -37,9 +36,6 @@ class Documents(Protocol):
     """The part of the cache that is read here."""
 
     async def document(self, entry: Entry) -> bytes | None: ...
-
-    @property
-    def catalog(self) -> Any: ...
 
 
 class Worker(Protocol):
@@ -92,7 +88,7 @@ class Sampling:
     """Judges samples. Counters are plain; others publish them.
 
     Args:
-        calm: load of a model in [0, ...), 1 at capacity.
+        load: of a model, in [0, ...), 1 at capacity.
         found: called with a category and whether a served hit of it was found wrong.
         clock: monotonic seconds.
     """
@@ -247,10 +243,7 @@ class Sampling:
 
     async def _recheck(self, sample: Sample, document: bytes) -> None:
         """Ask the model what the cache has answered."""
-        request = sample.x.request
-        assert request is not None
-        again = remade(request, {k: v for k, v in request.fields.items() if k != "cache"}, stream=False)
-        asked = await self._asker.ask(beside(sample.x, again, "sample"), request.model)
+        asked = await self._asker.again(sample.x, "sample")
         await self._weigh(sample, asked.answer, document)
 
     async def _compare(self, sample: Sample, fresh: Answer, keep: Callable[[], None] | None) -> None:
@@ -261,7 +254,6 @@ class Sampling:
 
     async def _unmatched(self, x: Exchange, fresh: Answer, weight: float) -> None:
         """A candidate below the operating point teaches where that should be."""
-        assert x.ruling is not None
         for each in x.candidates:
             if each.verdict != "below-threshold" and not (
                 each.verdict == "verifier" and each.score is not None
@@ -276,19 +268,17 @@ class Sampling:
     async def _scored(self, x: Exchange, candidate: Candidate) -> Candidate | None:
         """The candidate as it would have been, had it been near enough; None where guard or policy refuse it."""
         entry, guard, ruling = candidate.entry, x.policy.guard, x.ruling
-        if candidate.similarity < self.trust.floor(ruling.category) if ruling else True:
+        assert ruling is not None
+        if candidate.similarity < self.trust.floor(ruling.category):
             return None
-        if candidate.score is None:
-            if guard.verdict(guard.facts(_question(x)), guard.facts(entry.question)) is not None:
-                return None
-            if ruling is not None and ruling.score is not None:
-                scores = await self._worker.verify(
-                    _question(x), x.vector, x.partition, {entry.id: entry.question}
-                )
-                if entry.id not in scores:
-                    return None
-                return Candidate(entry, candidate.similarity, None, scores[entry.id])
-        return candidate
+        if candidate.score is not None:  # it has been through all of this
+            return candidate
+        if guard.verdict(guard.facts(_question(x)), guard.facts(entry.question)) is not None:
+            return None
+        if ruling.score is None:
+            return candidate
+        scores = await self._worker.verify(_question(x), x.vector, x.partition, {entry.id: entry.question})
+        return replace(candidate, score=scores[entry.id]) if entry.id in scores else None
 
     async def _weigh(self, sample: Sample, fresh: Answer, document: bytes) -> bool | None:
         """Whether the stored answer is wrong, by the fresh one; None where that cannot be told."""
@@ -454,10 +444,6 @@ class Sampling:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.save()
-
-    def tasks(self) -> Iterator["asyncio.Task[None]"]:
-        """Judgements in progress."""
-        return iter(tuple(self._tasks))
 
 
 def _never(entry: Entry) -> bool:

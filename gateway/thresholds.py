@@ -6,23 +6,21 @@ lets load relax them get a budget too, and with a verifier those where it proves
 changes.
 """
 
-import math
 from pathlib import Path
 
 import yaml
 
 from gateway import build
 from gateway.cache.guard import CHECKS
-from gateway.calibrate import ALL, Calibration, run
+from gateway.calibrate import ALL, Calibration, rounded_up, run
 from gateway.classify.prototypes import Prototypes
 from gateway.config import EmbedderConfig
 from gateway.interfaces import Embedder, Vector
 from gateway.policy.book import Book, to_json
 from gateway.policy.folder import load_folder
-from gateway.policy.policy import MIN_CONFIDENCE, Policy
+from gateway.policy.policy import Policy, settled
 from gateway.policy.shipped import shipped
 from gateway.tune import from_log, from_pairs, tune
-from gateway.verifier import load as load_verifier
 
 
 def write_policies(
@@ -40,7 +38,7 @@ def write_policies(
     policy = build.policy(load_folder(policies or shipped(), frozenset(CHECKS)))
     embedder = build.embedder(EmbedderConfig())
     categories = _Categories(policy, embedder)
-    second = None if verifier is None else load_verifier(verifier, embedder.name)
+    second = None if verifier is None else build.verifier(verifier, embedder.name)
     found = run(pairs, max_error, out, embedder, policy.guard, categories, load_error, second)
     print(found.markdown())
     if ALL not in found.thresholds:
@@ -81,8 +79,7 @@ class _Categories:
         self._classifier = Prototypes.fit(names, embedder.encode(texts))
 
     def __call__(self, texts: list[str], vectors: Vector) -> list[str]:
-        labels = self._classifier.label(vectors)
-        return [name if confidence >= MIN_CONFIDENCE else "default" for name, confidence in labels]
+        return [settled(*label) for label in self._classifier.label(vectors)]
 
 
 def _with(
@@ -97,19 +94,15 @@ def _with(
     for category in tree["categories"]:
         own = found.thresholds.get(category["name"])
         wanted = max(every, category["cache"]["threshold"]) if own is None else own
-        category["cache"]["threshold"] = _up(wanted)
+        category["cache"]["threshold"] = rounded_up(wanted)
         if verify:
             proof = found.proofs.get(category["name"])
-            category["cache"]["verify"] = proof and {"above": proof.above, "score": _up(proof.score)}
+            category["cache"]["verify"] = proof and {"above": proof.above, "score": rounded_up(proof.score)}
         budget = found.budgets.get(category["name"])
         if budget and category["load"]["threshold_slack"]:  # a book that gives load nothing is left so
             category["load"] |= {
                 "max_error": load_error,
-                "budget": [_up(threshold) for threshold in budget],
-                "threshold_floor": _up(budget[-1]),
+                "budget": [rounded_up(threshold) for threshold in budget],
+                "threshold_floor": rounded_up(budget[-1]),
             }
     return tree
-
-
-def _up(threshold: float) -> float:
-    return min(math.ceil(threshold * 10_000) / 10_000, 1.0)

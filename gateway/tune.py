@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import yaml
 
-from gateway.calibrate import Judge, Pair, encode, read_pairs
+from gateway.calibrate import REFUSED, Judge, agree, read_pairs, rounded_up, sides
 from gateway.calibration import needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
@@ -25,7 +25,6 @@ from gateway.policy.book import Book, diff, from_json, to_json
 from gateway.proof import FLOOR
 
 GRID = np.round(np.arange(FLOOR, 1.0001, 0.0025), 4)
-_REFUSED = -1.0  # of a pair the guard vetoes: no threshold lets it hit
 _COVERED = 30  # judged below the present threshold, without which a log proposes none below it
 _COLUMNS = ("category", "threshold", "hit_rate", "false_hit_rate", "error_rate")
 
@@ -77,26 +76,15 @@ def from_pairs(
 ) -> dict[str, Evidence]:
     """Category → evidence, of labelled pairs. Raises Invalid for an unreadable line."""
     pairs = read_pairs(path)
-    texts = list(dict.fromkeys(text for pair in pairs for text in (pair.a, pair.b)))
-    vectors = dict(zip(texts, encode(embedder, texts), strict=True))
+    left, right = sides(pairs, embedder)
     found: defaultdict[str, Evidence] = defaultdict(Evidence)
-    left = (
-        np.stack([vectors[pair.a] for pair in pairs])
-        if pairs
-        else np.zeros((0, embedder.dim), dtype=np.float32)
-    )
     guessed = categorise([pair.a for pair in pairs], left) if pairs else []
-    for pair, guess in zip(pairs, guessed, strict=True):
+    cosines = np.einsum("ij,ij->i", left, right).tolist()
+    for pair, guess, cosine in zip(pairs, guessed, cosines, strict=True):
         evidence = found[pair.category or guess]
-        evidence.add(_statistic(pair, vectors, guard), pair.duplicate)
+        evidence.add(cosine if agree(guard, pair) else REFUSED, pair.duplicate)
         evidence.lookups += 1
     return dict(found)
-
-
-def _statistic(pair: Pair, vectors: Mapping[str, Vector], guard: Judge) -> float:
-    if guard.verdict(guard.facts(pair.a), guard.facts(pair.b)) is not None:
-        return _REFUSED
-    return float(vectors[pair.a] @ vectors[pair.b])
 
 
 def from_log(path: Path) -> dict[str, Evidence]:
@@ -131,6 +119,7 @@ class Line:
     present: float
     budget: float
     proposed: float | None
+    curve: np.ndarray[Any, Any]  # (thresholds, 3): `rates` over GRID
 
     def __str__(self) -> str:
         hit, false, error = self.evidence.rates(self.present)
@@ -172,14 +161,14 @@ def _line(book: Book, name: str, evidence: Evidence, max_error: float | None) ->
     budget = max_error or cache.max_error or 0.01
     present = cache.threshold if cache.verify is None or not evidence.sampled else cache.verify.score
     proposed = evidence.proposed(budget, present) if cache.mode in ("semantic", "shadow") else None
-    return Line(name, evidence, present, budget, None if proposed is None else _up(proposed))
+    curve = np.array([evidence.rates(threshold) for threshold in GRID.tolist()])
+    return Line(name, evidence, present, budget, None if proposed is None else rounded_up(proposed), curve)
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[tuple[object, ...]]:
     for line in lines:
-        for threshold in GRID.tolist():
-            rates = (f"{rate:.5f}" for rate in line.evidence.rates(threshold))
-            yield line.category, f"{threshold:.4f}", *rates
+        for threshold, rates in zip(GRID.tolist(), line.curve.tolist(), strict=True):
+            yield line.category, f"{threshold:.4f}", *(f"{rate:.5f}" for rate in rates)
 
 
 def _changed(book: Book, lines: Sequence[Line]) -> Book:
@@ -203,10 +192,6 @@ def _diff(old: Book, new: Book) -> str:
     )
     lines = before.splitlines(keepends=True), after.splitlines(keepends=True)
     return "".join(difflib.unified_diff(lines[0], lines[1], "policies (in force)", "policies (proposed)"))
-
-
-def _up(threshold: float) -> float:
-    return min(math.ceil(threshold * 10_000) / 10_000, 1.0)
 
 
 def _draw(lines: Sequence[Line], path: Path) -> None:
@@ -238,9 +223,12 @@ def _draw(lines: Sequence[Line], path: Path) -> None:
 
 def _panel(panel: Any, line: Line) -> None:
     least = 1e-4
-    rates = np.array([line.evidence.rates(threshold) for threshold in GRID.tolist()])
     panel.plot(
-        np.maximum(rates[:, 1], least), rates[:, 0], color="#4477aa", lw=1.8, label="threshold 0.70 to 1.00"
+        np.maximum(line.curve[:, 1], least),
+        line.curve[:, 0],
+        color="#4477aa",
+        lw=1.8,
+        label="threshold 0.70 to 1.00",
     )
     marks = [(line.present, "o", "#222222", "in force")]
     if line.proposed is not None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from gateway.verifier.split import groups
+
 SEED = "tune"
 
 
@@ -41,8 +43,8 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 def question_pairs(path: Path) -> list[Labelled]:
     """QQP or PAWS: a, b and a human label."""
     labelled = [(row["a"], row["b"], bool(row["duplicate"])) for row in rows(path)]
-    groups = _components([(a, b) for a, b, _ in labelled])
-    return [Labelled(a, b, duplicate, groups[a]) for a, b, duplicate in labelled]
+    group = groups((a, b) for a, b, _ in labelled)
+    return [Labelled(a, b, duplicate, group[a]) for a, b, duplicate in labelled]
 
 
 def intent_pairs(path: Path, per_intent: int = 40, seed: int = 7) -> list[Labelled]:
@@ -75,20 +77,3 @@ def _likest(text: str, others: list[str]) -> str:
         return len(words & theirs) / len(words | theirs)
 
     return max(others, key=overlap)
-
-
-def _components(edges: list[tuple[str, str]]) -> dict[str, str]:
-    """Each text's component, named by its alphabetically first member (union-find)."""
-    parent: dict[str, str] = {}
-
-    def root(text: str) -> str:
-        parent.setdefault(text, text)
-        while parent[text] != text:
-            parent[text] = parent[parent[text]]
-            text = parent[text]
-        return text
-
-    for a, b in edges:
-        first, second = sorted((root(a), root(b)))
-        parent[second] = first
-    return {text: root(text) for text in list(parent)}

@@ -12,7 +12,7 @@ from bench.accuracy.measure import Measured, Table
 from bench.accuracy.vectors import vectors
 from gateway.classify.prototypes import Prototypes
 from gateway.interfaces import Embedder
-from gateway.policy.policy import MIN_CONFIDENCE, Policy, stricter
+from gateway.policy.policy import Policy, settled, stricter
 
 
 def operating_points(
@@ -92,7 +92,6 @@ def categories(texts: list[str], embedder: Embedder, policy: Policy, folder: Pat
     distinct = sorted(set(texts))
     labels = classifier.label(vectors(embedder, distinct, folder))
     label_of = {
-        text: name if confidence >= MIN_CONFIDENCE else "default"
-        for text, (name, confidence) in zip(distinct, labels, strict=True)
+        text: settled(name, confidence) for text, (name, confidence) in zip(distinct, labels, strict=True)
     }
     return [label_of[text] for text in texts]

@@ -84,6 +84,11 @@ class _CompiledRule:
         )
 
 
+def settled(name: str, confidence: float) -> str:
+    """The category that a classification stands for."""
+    return name if confidence >= MIN_CONFIDENCE else DEFAULT
+
+
 class Policy:
     """A compiled book. Frozen in use: a new book is a new Policy."""
 

@@ -33,7 +33,6 @@ _NEW = 3.0
 _UNSEEN = 3.0  # −ln 5 %: wrong hits of which one in q is judged go unseen for 3/q at most, in 95 of 100 cases
 _UNSTATED = 0.02  # error that a category without a budget is measured for
 _VOICE = 0.5  # of the allowance, what one tenant's complaints can spend, where it is not alone
-_THERE = 30  # judged below the policy's threshold of late, without which no point goes below it
 _THERE = 30  # candidates judged below the policy's threshold of late, without which no point goes below it
 _COVERED = 0.1  # part of the drawn samples that must be judged at least for the others to be spoken for
 
