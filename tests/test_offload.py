@@ -119,7 +119,7 @@ def test_the_small_model_answers_with_examples_before_the_last_message(
     first, examples, last = sent["messages"]
     assert [first, last] == body["messages"]
     assert int(answer.headers["x-gateway-examples"]) == examples["content"].count("Question: ") > 0
-    assert "answer 1" in examples["content"]
+    assert "Answer: answer " in examples["content"], "which of the four is the selector's choice"
 
 
 def test_examples_take_effect_within_250_ms(pair: Running, small: ScriptedBackend) -> None:
