@@ -5,7 +5,7 @@ Works on one's own pairs and on whatever embedder and guard serve. It proposes; 
 
 import gzip
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import orjson
 from gateway.calibration import Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector, Verifier
-from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, Proof, prove
+from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, WORDING, Proof, better, prove
 
 ALL = "*"  # every category together
 BATCH = 64
@@ -31,7 +31,7 @@ class Judge(Protocol):
 
     def facts(self, text: str) -> Any: ...
 
-    def verdict(self, asked: Any, stored: Any) -> str | None: ...
+    def verdict(self, asked: Any, stored: Any, waived: frozenset[str] = frozenset()) -> str | None: ...
 
 
 class Texts(Protocol):
@@ -50,6 +50,14 @@ class Pair:
     b: str
     duplicate: bool
     category: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """A verifier's word on n pairs: scores (n,), and whether the guard without its checks of wording agrees (n,)."""
+
+    scores: np.ndarray[Any, Any]
+    permitted: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +109,12 @@ class Calibration:
             f"exact one-sided sign test of the two. Used in a category where p is at most {SIGNIFICANT}."
         )
         head = [
-            "| category | score | only by score | only by similarity | p | used |",
-            "|---|---|---|---|---|---|",
+            "| category | score | guard's wording checks | only by score | only by similarity | p | used |",
+            "|---|---|---|---|---|---|---|",
         ]
         return ["", title, "", *head, *(
-            f"| {name} | {it.score:.4f} | {it.gained} | {it.lost} | {it.p:.2g} | {'yes' if it.holds else 'no'} |"
+            f"| {name} | {it.score:.4f} | {'waived' if it.waives else 'kept'} | {it.gained} | {it.lost} "
+            f"| {it.p:.2g} | {'yes' if it.holds else 'no'} |"
             for name, it in proofs
         )]  # fmt: skip
 
@@ -136,14 +145,15 @@ def run(
     labelled = read_pairs(pairs)
     left, right = sides(labelled, embedder)
     similarity = np.einsum("ij,ij->i", left, right)
-    agreed = np.array([agree(guard, pair) for pair in labelled], dtype=np.bool_)
+    agreed = agreement(guard, labelled)
     guessed = categorise([pair.a for pair in labelled], left) if labelled else []
     names = [pair.category or guess for pair, guess in zip(labelled, guessed, strict=True)]
     duplicate = np.array([pair.duplicate for pair in labelled], dtype=np.bool_)
-    scores = (
-        None if verifier is None else scored(verifier, labelled, left, right, agreed & (similarity >= ABOVE))
-    )
-    result = calibrate(similarity, duplicate, agreed, names, max_error, load_error, scores)
+    second = None
+    if verifier is not None:
+        permitted = agreement(guard, labelled, WORDING)
+        second = Second(scored(verifier, labelled, left, right, permitted & (similarity >= ABOVE)), permitted)
+    result = calibrate(similarity, duplicate, agreed, names, max_error, load_error, second)
     out.mkdir(parents=True, exist_ok=True)
     (out / "calibration.md").write_text(result.markdown(), encoding="utf-8")
     (out / "calibration.json").write_bytes(
@@ -159,12 +169,12 @@ def calibrate(
     categories: Sequence[str],
     max_error: float,
     load_error: float | None = None,
-    scores: np.ndarray[Any, Any] | None = None,
+    second: Second | None = None,
 ) -> Calibration:
     """Operating points over known non-duplicates, for all pairs together and for each category."""
     if load_error is not None and load_error < max_error:
         raise ValueError("the error allowed under load is below the error allowed without")
-    rows = _rows(similarity, duplicate, agreed, categories, max_error, scores)
+    rows = _rows(similarity, duplicate, agreed, categories, max_error, second)
     risks = () if load_error is None else np.linspace(max_error, load_error, STEPS + 1)[1:].tolist()
     eased = [_rows(similarity, duplicate, agreed, categories, risk) for risk in risks]
     return Calibration(max_error, rows, _budgets(rows, eased))
@@ -189,7 +199,7 @@ def _rows(
     agreed: np.ndarray[Any, Any],
     categories: Sequence[str],
     max_error: float,
-    scores: np.ndarray[Any, Any] | None = None,
+    second: Second | None = None,
 ) -> tuple[Row, ...]:
     names = np.array(categories, dtype=object)
     masks = {ALL: np.ones(len(names), dtype=np.bool_)} | {
@@ -199,8 +209,13 @@ def _rows(
     for name, mine in masks.items():
         arrays = similarity[mine], duplicate[mine], agreed[mine]
         row = _row(name, *arrays, max_error)
-        if scores is not None:
-            row = replace(row, proof=prove(arrays[0], scores[mine], *arrays[1:], max_error))
+        if second is not None:
+            scores, permitted = second.scores[mine], second.permitted[mine]
+            proofs = (
+                prove(arrays[0], scores, *arrays[1:], max_error),
+                prove(arrays[0], scores, *arrays[1:], max_error, permitted, WORDING),
+            )
+            row = replace(row, proof=better(proofs))
         rows.append(row)
     return tuple(rows)
 
@@ -280,6 +295,11 @@ def rounded_up(threshold: float) -> float:
     return min(math.ceil(threshold * 10_000) / 10_000, 1.0)
 
 
-def agree(guard: Judge, pair: Pair) -> bool:
-    """Whether the guard lets the answer to one question stand for the other."""
-    return guard.verdict(guard.facts(pair.a), guard.facts(pair.b)) is None
+def agree(guard: Judge, pair: Texts, waived: Collection[str] = ()) -> bool:
+    """Whether the guard, without the waived checks, lets the answer to one question stand for the other."""
+    return guard.verdict(guard.facts(pair.a), guard.facts(pair.b), frozenset(waived)) is None
+
+
+def agreement(guard: Judge, pairs: Sequence[Texts], waived: Collection[str] = ()) -> np.ndarray[Any, Any]:
+    """The same of n pairs, (n,)."""
+    return np.array([agree(guard, pair, waived) for pair in pairs], dtype=np.bool_)

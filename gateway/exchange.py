@@ -211,6 +211,7 @@ class Ruling:
     threshold: float
     ttl: float  # seconds
     score: float | None = None  # what the verifier must say of a candidate; None: it is not asked
+    waived: frozenset[str] = frozenset()  # checks of the guard that this score stands in for
     withheld: str = ""  # why the semantic step is only observed, where the policy itself would serve
     priority: float = 1.0
     max_temperature: float | None = None

@@ -92,7 +92,7 @@ def _statistic(
     verify = policy.category(category).cache.verify if verifier is not None else None
     if verify is not None and cosine < verify.above:
         return REFUSED
-    if not agree(policy.guard, pair):
+    if not agree(policy.guard, pair, () if verify is None else verify.waives):
         return REFUSED
     if verify is None or verifier is None:
         return cosine

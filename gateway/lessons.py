@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from gateway import build
 from gateway.calibrate import read_pairs, sides
 from gateway.config import EmbedderConfig
@@ -16,19 +18,19 @@ def train_verifier(pairs: Path, out: Path, cross: bool, minutes: float) -> int:
     embedder = build.embedder(EmbedderConfig())
     print(f"embedding {len(labelled)} pairs", flush=True)
     left, right = sides(labelled, embedder)
-    report = train(
+    found = train(
         [(pair.a, pair.b, pair.duplicate) for pair in labelled],
-        left,
-        right,
+        np.einsum("ij,ij->i", left, right),
         embedder.name,
         out,
         say=lambda text: print(text, flush=True),
         encoder=locate("auto").folder if cross else None,
         minutes=minutes,
     )
+    areas = ", ".join(f"{name} {area:.4f}" for name, area in found["auc"].items())
     print(
-        f"Of {report.held} held pairs, AUC: similarity {report.auc_cosine:.4f}, features {report.auc_features:.4f}, "
-        f"all {report.auc:.4f}. Probabilities are off by {report.calibration_error:.1%} on average.\n"
+        f"Of {found['held']} held pairs, AUC: {areas}. Probabilities are off by {found['calibration_error']:.1%} on "
+        "average.\n"
         f"Written: {out}. Let `semantic-gateway calibrate --verifier {out}` say where it helps."
     )
     return 0

@@ -5,17 +5,20 @@ other questions than are asked here can be worse than none.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from gateway.calibration import operating_point
+from gateway.policy import fields
 
 FLOOR = 0.70  # no operating point of similarity goes lower: texts that merely share a topic match there
 ABOVE = 0.70  # similarity from which candidates are scored
 LEAST = 0.5  # no operating point of the score goes lower: a hit is more probably right than wrong
-SIGNIFICANT = 0.05
+WORDING: tuple[str, ...] = get_args(fields.Wording)  # checks of the guard that a score may stand in for
+SIGNIFICANT = 0.025  # with and without the guard's checks of wording: two chances, 5 % together
 Array = np.ndarray[Any, Any]
 
 
@@ -28,6 +31,7 @@ class Proof:
     gained: int
     lost: int
     p: float  # of a gain this large were both equally good
+    waives: tuple[str, ...] = ()  # checks of the guard that the score stands in for
 
     @property
     def holds(self) -> bool:
@@ -35,9 +39,18 @@ class Proof:
 
 
 def prove(
-    similarity: Array, scores: Array, duplicate: Array, agreed: Array, max_error: float, above: float = ABOVE
+    similarity: Array,
+    scores: Array,
+    duplicate: Array,
+    agreed: Array,
+    max_error: float,
+    permitted: Array | None = None,
+    waives: tuple[str, ...] = (),
+    above: float = ABOVE,
 ) -> Proof | None:
     """n pairs: similarity, score, label and the guard's agreement, (n,) each; None: too few labels.
+
+    permitted: the agreement of a guard without the checks it `waives`, by which the scores are judged.
 
     Both statistics get the conformal point of the known non-duplicates at `max_error`. Those are not the duplicates
     that are then compared, so given the points the paired sign test (McNemar's, exact, one-sided) is valid: of the
@@ -45,7 +58,7 @@ def prove(
     """
     others = ~duplicate
     wrong = np.ones(int(others.sum()), dtype=np.bool_)
-    scored = agreed & (similarity >= above)
+    scored = (agreed if permitted is None else permitted) & (similarity >= above)
     plain = operating_point(similarity[others], wrong, max_error, agreed[others])
     score = operating_point(scores[others], wrong, max_error, scored[others])
     if plain is None or score is None:
@@ -54,7 +67,16 @@ def prove(
     by_score = scored & (scores >= score) & duplicate
     by_similarity = agreed & (similarity >= max(plain, FLOOR)) & duplicate
     gained, lost = int((by_score & ~by_similarity).sum()), int((by_similarity & ~by_score).sum())
-    return Proof(above, score, gained, lost, at_least(gained, gained + lost))
+    return Proof(above, score, gained, lost, at_least(gained, gained + lost), waives)
+
+
+def better(proofs: Sequence[Proof | None]) -> Proof | None:
+    """Of several ways to use a score the one that holds and gains most, or that comes nearest to holding."""
+    return max(
+        (proof for proof in proofs if proof is not None),
+        key=lambda proof: (proof.holds, proof.gained - proof.lost),
+        default=None,
+    )
 
 
 def at_least(heads: int, tosses: int) -> float:

@@ -273,9 +273,10 @@ class Sampling:
             return None
         if candidate.score is not None:  # it has been through all of this
             return candidate
-        if guard.verdict(guard.facts(_question(x)), guard.facts(entry.question)) is not None:
+        demand = x.policy.against(ruling, entry)
+        if guard.verdict(guard.facts(_question(x)), guard.facts(entry.question), demand.waived) is not None:
             return None
-        if ruling.score is None:
+        if demand.score is None:
             return candidate
         scores = await self._worker.verify(_question(x), x.vector, x.partition, {entry.id: entry.question})
         return replace(candidate, score=scores[entry.id]) if entry.id in scores else None

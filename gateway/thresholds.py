@@ -97,7 +97,11 @@ def _with(
         category["cache"]["threshold"] = rounded_up(wanted)
         if verify:
             proof = found.proofs.get(category["name"])
-            category["cache"]["verify"] = proof and {"above": proof.above, "score": rounded_up(proof.score)}
+            category["cache"]["verify"] = proof and {
+                "above": proof.above,
+                "score": rounded_up(proof.score),
+                "waives": list(proof.waives),
+            }
         budget = found.budgets.get(category["name"])
         if budget and category["load"]["threshold_slack"]:  # a book that gives load nothing is left so
             category["load"] |= {

@@ -40,6 +40,7 @@ ALLOWED = {
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
     ("offload", "wire"): "an example is read from an answer, and a request made anew",
     ("trust", "calibration"): "one conformal bound, offline and online",
+    ("verifier", "cache"): "it reads texts as the guard reads them, and weighs its checks",
     ("calibrate", "embedding"): "calibration embeds with the embedder that serves",
 }
 # Foreign libraries and the only places that may import them.
@@ -50,6 +51,8 @@ LIBRARIES = {
     "hnswlib": {"index"},
     "sentence_transformers": {"embedding"},
     "torch": {"embedding", "verifier"},
+    "transformers": {"verifier"},
+    "sklearn": {"verifier"},
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},

@@ -37,7 +37,7 @@ class Shouting:
     def facts(self, text: str) -> str:
         return text
 
-    def verdict(self, asked: str, stored: str) -> str | None:
+    def verdict(self, asked: str, stored: str, waived: frozenset[str] = frozenset()) -> str | None:
         return "shouting" if "!" in asked + stored else None
 
 
@@ -110,7 +110,7 @@ def test_a_verifier_is_written_only_where_it_proves_better(tmp_path: Path, helps
     assert found.thresholds == plain.thresholds
     book = _with(from_json({"categories": [{"name": "upper"}, {"name": "default"}]}), found, None, True)
     verify = [category["cache"]["verify"] for category in book["categories"]]
-    assert verify == [{"above": 0.7, "score": 0.5} if helps else None, None]
+    assert verify == [{"above": 0.7, "score": 0.5, "waives": []} if helps else None, None]
     assert "used" in found.markdown()
     assert "used" not in plain.markdown()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gateway.calibration import needed
-from gateway.proof import LEAST, Proof, at_least, prove
+from gateway.proof import LEAST, WORDING, Proof, at_least, better, prove
 
 
 def made(n: int, seed: int, helps: float) -> Proof:
@@ -52,3 +52,26 @@ def test_what_the_guard_objects_to_and_what_is_far_is_not_counted() -> None:
 @pytest.mark.parametrize(("heads", "tosses", "p"), [(0, 0, 1), (5, 5, 1 / 32), (1, 2, 0.75), (3, 4, 5 / 16)])
 def test_a_fair_coin(heads: int, tosses: int, p: float) -> None:
     assert at_least(heads, tosses) == pytest.approx(p)
+
+
+def test_wording_is_waived_only_where_that_gains_more() -> None:
+    less, more, none = (
+        Proof(0.7, 0.9, gained, 10, p) for gained, p in ((30, 0.001), (40, 0.0001), (60, 0.4))
+    )
+    assert better([less, more]) is more
+    assert better([more, none]) is more, "the other does not hold"
+    assert better([less, less]) is less
+    assert better([None, none]) is none
+    assert better([None, None]) is None
+
+
+def test_a_score_is_judged_by_the_checks_that_stay() -> None:
+    duplicate = np.arange(800) % 2 == 0
+    similarity, scores = np.full(800, 0.9), duplicate * 0.9
+    agreed, permitted = np.arange(800) % 4 != 0, np.ones(800, dtype=bool)
+    kept = prove(similarity, scores, duplicate, agreed, 0.01)
+    waived = prove(similarity, scores, duplicate, agreed, 0.01, permitted, WORDING)
+    assert kept is not None
+    assert waived is not None
+    assert (kept.gained, kept.waives) == (200, ())
+    assert (waived.gained, waived.waives) == (400, WORDING)

@@ -17,7 +17,7 @@ class Judge(Protocol):
 
     def facts(self, text: str) -> Any: ...
 
-    def verdict(self, asked: Any, stored: Any) -> str | None: ...
+    def verdict(self, asked: Any, stored: Any, waived: frozenset[str]) -> str | None: ...
 
 
 class Demand(Protocol):
@@ -29,6 +29,8 @@ class Demand(Protocol):
     def threshold(self) -> float: ...
     @property
     def score(self) -> float | None: ...
+    @property
+    def waived(self) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def choose(
             verdict = "feedback"
         else:
             asked = guard.facts(question) if asked is None else asked
-            veto = guard.verdict(asked, guard.facts(entry.question))
+            veto = guard.verdict(asked, guard.facts(entry.question), demand.waived)
             verdict = f"guard:{veto}" if veto else "ok"
         if verdict == "ok" and demand.score is not None:
             if scores is None:

@@ -39,6 +39,13 @@ class Verify(_Frozen):
     """Least cosine similarity of a candidate."""
     score: f.Share
     """Least score of a hit."""
+    waives: tuple[f.Wording, ...] = ()
+    """Checks of the guard that the score stands in for, of those that compare wording: content, entity, person,
+    question, template."""
+
+    @cached_property
+    def waived(self) -> frozenset[str]:
+        return frozenset(self.waives)
 
 
 class Cache(_Frozen):

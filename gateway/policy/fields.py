@@ -4,7 +4,7 @@ Bounds live here so that schema, API and files agree. Nothing here knows a reque
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict, StringConstraints
 
@@ -112,6 +112,7 @@ CategoryName = Annotated[
 Example = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXAMPLE, pattern=r"\S")]
 Ignorable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_ignorable)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN), AfterValidator(_pattern)]
+Wording = Literal["content", "entity", "person", "question", "template"]
 CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$", to_lower=True)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=256)]

@@ -30,6 +30,7 @@ class Demand(NamedTuple):
     mode: Mode
     threshold: float  # least cosine similarity
     score: float | None = None  # least score of the verifier; None: it is not asked
+    waived: frozenset[str] = frozenset()  # checks of the guard that this score stands in for
 
 
 def too_hot(limit: float | None, temperature: float | None) -> bool:
@@ -209,13 +210,21 @@ class Policy:
     def against(self, ruling: Ruling, entry: Entry) -> Demand:
         """What a semantic hit on an entry takes: the stricter of both categories."""
         if entry.category == ruling.category:
-            return Demand(ruling.mode, ruling.threshold, ruling.score)
+            return Demand(ruling.mode, ruling.threshold, ruling.score, ruling.waived)
         category = self.category(entry.category)
         mode, _ = self._mode(category, ruling.load)
         threshold, score, _ = self._bar(category, ruling.load)
         return Demand(
-            stricter(ruling.mode, mode), max(ruling.threshold, threshold), _most(ruling.score, score)
+            stricter(ruling.mode, mode),
+            max(ruling.threshold, threshold),
+            _most(ruling.score, score),
+            ruling.waived & self._waived(category),
         )
+
+    def _waived(self, category: Category) -> frozenset[str]:
+        """Checks of the guard that a category's proven verifier stands in for."""
+        verify = category.cache.verify
+        return verify.waived if self.verifier and verify is not None else frozenset()
 
     def statistic(self, name: str) -> str:
         """By what a category's candidates are decided: a name of its own for each scale."""
@@ -263,6 +272,7 @@ class Policy:
             threshold=threshold,
             ttl=ttl,
             score=score,
+            waived=self._waived(category),
             withheld=withheld,
             priority=category.cache.priority,
             max_temperature=category.cache.max_temperature,
@@ -293,6 +303,7 @@ class Policy:
             mode=stricter(base.mode, hint.mode),
             threshold=max(base.threshold, hint.threshold),
             score=_most(base.score, hint.score),
+            waived=base.waived & hint.waived,
             withheld=base.withheld or hint.withheld,
             ttl=min(base.ttl, hint.ttl),
             priority=min(base.priority, hint.priority),

@@ -1,6 +1,7 @@
 """The cross-encoder on ONNX Runtime: both texts of a pair read at once, one thread.
 
-Never imports torch, and onnxruntime only when one is loaded.
+A pair beyond its window is not judged: what it could not read might be the difference. Never imports torch, and
+onnxruntime only when one is loaded.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.float64]
 GRAPH, TOKENIZER = "cross.onnx", "tokenizer.json"
-TOKENS = 128  # of a pair; what is longer is cut, the longer text first
-CHARS = 2000  # of a text that are tokenized
+INPUTS = ["ids", "mask", "segment"]
+WINDOW = 128  # tokens of both texts together
+CHARS = 16 * WINDOW  # of both texts: more are beyond the window without being tokenized
 
 
 class CrossEncoder:
@@ -28,23 +30,28 @@ class CrossEncoder:
         self._session = onnxruntime.InferenceSession(
             str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
         )
+        if [node.name for node in self._session.get_inputs()] != INPUTS:
+            raise ValueError("the graph takes other inputs")
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(TOKENS)
+        self._tokenizer.no_truncation()
 
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Array:
-        """(n,), symmetric. Each pair runs alone: the int8 scales of a batch depend on its company."""
-        return np.array([self._logit(*sorted(map(_clean, pair))) for pair in pairs], dtype=np.float32)
+        """(n,), symmetric; NaN beyond the window. Each pair runs alone: int8 scales depend on a batch's company."""
+        return np.array([self._logit(*sorted(pair)) for pair in pairs], dtype=np.float64)
 
     def _logit(self, one: str, other: str) -> float:
-        read = self._tokenizer.encode(one, other)
-        rows = {"ids": read.ids, "mask": read.attention_mask, "segment": read.type_ids}
-        (logit,) = self._session.run(
-            None, {name: np.array([row], dtype=np.int64) for name, row in rows.items()}
-        )
+        if len(one) + len(other) > CHARS:
+            return float("nan")
+        read = self._tokenizer.encode(_clean(one), _clean(other))
+        if len(read.ids) > WINDOW:
+            return float("nan")
+        rows = (read.ids, read.attention_mask, read.type_ids)
+        feed = {name: np.array([row], dtype=np.int64) for name, row in zip(INPUTS, rows, strict=True)}
+        (logit,) = self._session.run(None, feed)
         return float(logit[0])
 
 
 def _clean(text: str) -> str:
     """Without lone surrogates, which the tokenizer refuses."""
-    return text[:CHARS].encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()

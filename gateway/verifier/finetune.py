@@ -16,6 +16,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
+from gateway.verifier.cross import GRAPH, INPUTS, TOKENIZER
+
 Example = tuple[str, str, bool]
 TRAINED_TOKENS = 64  # a longer pair is cut, while training
 BATCH = 32
@@ -151,17 +153,16 @@ def export(model: Cross, folder: Path, target: Path) -> None:
 
     reader = tokenizer(folder, TRAINED_TOKENS)
     reader.no_truncation()
-    (target / "tokenizer.json").write_text(reader.to_str(), encoding="utf-8")
+    (target / TOKENIZER).write_text(reader.to_str(), encoding="utf-8")
     example = padded(reader.encode_batch([("Is it so?", "Is that so?"), ("What is it?", "Why is it?")]))
-    names = ["ids", "mask", "segment"]
-    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in names}
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "sequence"} for name in INPUTS}
     axes["logit"] = {0: "batch"}
     full = target / "full.onnx"
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracer advice; training measures what the graph answers
         torch.onnx.export(
-            model, example, str(full), input_names=names, output_names=["logit"], dynamic_axes=axes,
+            model, example, str(full), input_names=INPUTS, output_names=["logit"], dynamic_axes=axes,
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-    quantize_dynamic(full, target / "cross.onnx", weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(full, target / GRAPH, weight_type=QuantType.QInt8, per_channel=True)
     full.unlink()

@@ -1,97 +1,92 @@
-"""Boosted oblivious trees in numpy (Prokhorenkova et al. 2018, CatBoost): every level asks all rows one question.
+"""Boosted trees as flat arrays, walked with numpy: a model that is data and can never be code.
 
-So a tree is a few feature numbers and thresholds, and a row's answers are the bits of its leaf's number: growing
-them and asking them is a handful of array operations, without a library.
+Decides nothing but a logit. All trees lie in one array of nodes; a leaf is its own child, so that every walk may
+go on to the depth of the deepest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Floats = NDArray[np.float64]
-BINS = 64
-DEPTH, TREES, RATE, RIDGE = 4, 400, 0.06, 20.0
-
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """t trees of depth k: feature (t, k), threshold (t, k), leaf (t, 2^k): adds to the logit."""
+    """m nodes: feature, threshold, children, value (m,); the first node of each tree (t,)."""
 
-    feature: NDArray[np.int64]
-    threshold: Array
-    leaf: Array
+    feature: NDArray[np.int32]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int32]  # where the feature is at most the threshold
+    right: NDArray[np.int32]
+    value: NDArray[np.float64]  # of a leaf; 0 elsewhere
+    roots: NDArray[np.int32]
+    depth: int
+    baseline: float
 
-    def __post_init__(self) -> None:
-        trees, depth = self.feature.shape
-        if self.threshold.shape != (trees, depth) or self.leaf.shape != (trees, 1 << depth):
-            raise ValueError("trees of no use")
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n, features) → (n,)."""
+        rows = np.arange(len(x))[:, None]
+        at = np.broadcast_to(self.roots, (len(x), len(self.roots)))
+        for _ in range(self.depth):
+            below = x[rows, self.feature[at]] <= self.threshold[at]
+            at = np.where(below, self.left[at], self.right[at])
+        return np.asarray(self.value[at].sum(axis=1) + self.baseline, dtype=np.float64)
 
-    def logits(self, inputs: Array) -> Array:
-        """(n, d) → (n,)"""
-        bits = inputs[:, self.feature] > self.threshold  # (n, t, k)
-        number = bits @ (1 << np.arange(self.feature.shape[1]))
-        found: Array = self.leaf[np.arange(len(self.leaf)), number].sum(axis=1, dtype=np.float32)
-        return found
-
-    def arrays(self, prefix: str) -> dict[str, Any]:
-        """For np.savez, under `prefix`."""
-        return {f"{prefix}.{name}": getattr(self, name) for name in self.__slots__}
+    def arrays(self) -> dict[str, Any]:
+        """For np.savez."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Any], prefix: str) -> "Trees":
-        """Raises KeyError or ValueError where arrays are missing or of no use."""
-        return cls(*(np.asarray(arrays[f"{prefix}.{name}"]) for name in cls.__slots__))
-
-
-def grow(inputs: Array, duplicate: Any, trees: int = TREES, depth: int = DEPTH, rate: float = RATE) -> Trees:
-    """Gradient boosting of the log loss with Newton's leaf values, for (n, d) inputs and (n,) labels."""
-    edges = [np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1])) for column in inputs.T]
-    binned = np.stack([np.searchsorted(e, c, side="left") for e, c in zip(edges, inputs.T, strict=True)])
-    label = np.asarray(duplicate, dtype=np.float64)
-    logit = np.zeros(len(label))
-    grown = []
-    for _ in range(trees):
-        p = 1 / (1 + np.exp(-logit))
-        slope, curve = label - p, p * (1 - p)
-        splits, leaf_of = _tree(binned, edges, slope, curve, depth)
-        sums = (np.bincount(leaf_of, weights=w, minlength=1 << depth) for w in (slope, curve))
-        value = rate * next(sums) / (next(sums) + RIDGE)
-        logit += value[leaf_of]
-        grown.append(([f for f, _ in splits], [edges[f][b] for f, b in splits], value))
-    feature, threshold, leaf = zip(*grown, strict=True)
-    return Trees(np.array(feature), np.array(threshold, dtype=np.float32), np.array(leaf, dtype=np.float32))
-
-
-def _tree(
-    binned: Any, edges: list[Floats], slope: Floats, curve: Floats, depth: int
-) -> tuple[list[tuple[int, int]], Any]:
-    """(feature, bin) of each level, and each row's leaf."""
-    leaf_of = np.zeros(len(slope), dtype=np.int64)
-    splits: list[tuple[int, int]] = []
-    for level in range(depth):
-        _, feature, at = max(_gains(binned, edges, leaf_of, 1 << level, slope, curve))
-        splits.append((feature, at))
-        leaf_of += (binned[feature] > at).astype(np.int64) << level
-    return splits, leaf_of
-
-
-def _gains(
-    binned: Any, edges: list[Floats], leaf_of: Any, leaves: int, slope: Floats, curve: Floats
-) -> Iterator[tuple[float, int, int]]:
-    """Of each feature the best bin to split all leaves at: (gain, feature, bin)."""
-    for feature, bins in enumerate(binned):
-        if not len(edges[feature]):
-            continue
-        cell = leaf_of * BINS + bins
-        g, h = (
-            np.bincount(cell, weights=w, minlength=leaves * BINS).reshape(leaves, BINS).cumsum(axis=1)
-            for w in (slope, curve)
+    def of(cls, arrays: Mapping[str, Any], features: int) -> "Trees":
+        """From what `arrays` gave. Raises ValueError or KeyError where a walk could leave the arrays."""
+        feature, left, right, roots = (
+            np.asarray(arrays[name], dtype=np.int32) for name in ("feature", "left", "right", "roots")
         )
-        left, right = g**2 / (h + RIDGE), (g[:, -1:] - g) ** 2 / (h[:, -1:] - h + RIDGE)
-        gain = (left + right).sum(axis=0)[: len(edges[feature])]
-        at = int(gain.argmax())
-        yield float(gain[at]), feature, at
+        threshold, value = (np.asarray(arrays[name], dtype=np.float64) for name in ("threshold", "value"))
+        nodes = len(feature)
+        if not len(left) == len(right) == len(threshold) == len(value) == nodes:
+            raise ValueError("the arrays of nodes differ in length")
+        for pointers in (left, right, roots):
+            if pointers.ndim != 1 or ((pointers < 0) | (pointers >= nodes)).any():
+                raise ValueError("a tree points to a node that is not there")
+        if ((feature < 0) | (feature >= features)).any():
+            raise ValueError("a tree asks for a feature that is not there")
+        depth, baseline = int(arrays["depth"]), float(arrays["baseline"])
+        if not (0 <= depth <= 64 and np.isfinite(baseline) and np.isfinite(value).all()):
+            raise ValueError("a tree's depth or values are out of bounds")
+        return cls(feature, threshold, left, right, value, roots, depth, baseline)
+
+
+def grow(x: NDArray[np.float32], wanted: NDArray[np.bool_]) -> Trees:
+    """Gradient boosting by scikit-learn, taken apart. Raises RuntimeError if the parts answer differently."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(
+        max_iter=400, learning_rate=0.04, max_leaf_nodes=16, max_depth=6, max_features=0.3,
+        min_samples_leaf=int(np.clip(len(x) // 200, 5, 60)), l2_regularization=5.0, early_stopping=False,
+        random_state=0,
+    ).fit(x, wanted)  # fmt: skip
+    found = _flat([predictors[0].nodes for predictors in model._predictors], model._baseline_prediction)
+    if not np.allclose(found.logits(x[:256]), model.decision_function(x[:256]), atol=1e-5):
+        raise RuntimeError("this release of scikit-learn keeps its trees in another form")
+    return found
+
+
+def _flat(trees: list[Any], baseline: Any) -> Trees:
+    starts = np.concatenate([[0], np.cumsum([len(nodes) for nodes in trees])])[:-1]
+    nodes = np.concatenate(trees)
+    mine = np.arange(len(nodes))
+    start = np.repeat(starts, [len(one) for one in trees])
+    leaf = nodes["is_leaf"].astype(bool)
+    return Trees(
+        feature=np.where(leaf, 0, nodes["feature_idx"]).astype(np.int32),
+        threshold=np.where(leaf, 0.0, nodes["num_threshold"]),
+        left=np.where(leaf, mine, nodes["left"] + start).astype(np.int32),
+        right=np.where(leaf, mine, nodes["right"] + start).astype(np.int32),
+        value=np.where(leaf, nodes["value"], 0.0),
+        roots=starts.astype(np.int32),
+        depth=int(nodes["depth"].max()),
+        baseline=float(np.ravel(baseline)[0]),
+    )

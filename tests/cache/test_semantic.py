@@ -10,8 +10,8 @@ class WordGuard:
     def facts(self, text: str) -> bool:
         return "not" in text.split()
 
-    def verdict(self, asked: bool, stored: bool) -> str | None:
-        return None if asked == stored else "negation"
+    def verdict(self, asked: bool, stored: bool, waived: frozenset[str]) -> str | None:
+        return None if asked == stored or "negation" in waived else "negation"
 
 
 def pick(
@@ -125,3 +125,18 @@ def test_a_pair_that_was_found_wrong_is_refused_before_the_guard_is_asked() -> N
     )
     assert choice.entry is right
     assert choice.candidates[0].verdict == "feedback"
+
+
+def test_a_check_that_the_score_stands_in_for_is_not_asked() -> None:
+    opposite = entry(question="is it not safe")
+    for waived, reason in ((frozenset(), "guard:negation"), (frozenset({"negation"}), "hit")):
+        choice = choose(
+            "is it safe",
+            [(opposite, 0.95)],
+            threshold=0.8,
+            demands=lambda _, waived=waived: Demand("semantic", 0.8, 0.5, waived),
+            servable=lambda _: True,
+            guard=WordGuard(),
+            scores={opposite.id: 0.9},
+        )
+        assert choice.reason == reason

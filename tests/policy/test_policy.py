@@ -40,6 +40,7 @@ def test_a_hint_never_loosens(obj, label, load, hint):
     assert hinted.max_quality_loss <= without.max_quality_loss
     assert hinted.keep <= without.keep
     assert hinted.share <= without.share
+    assert hinted.waived <= without.waived
     assert hinted.priority <= without.priority
     for temperature in (None, 0.0, 0.5, 2.0):
         assert compiled.may_store(hinted, temperature) <= compiled.may_store(without, temperature)
@@ -195,6 +196,28 @@ def test_a_semantic_hit_takes_the_stricter_of_question_and_entry():
     assert compiled.against(ruling, entry("code"))[:2] == ("semantic", 0.9)
     tightened = replace(ruling, threshold=0.99, mode="exact")
     assert compiled.against(tightened, entry("legal"))[:2] == ("exact", 0.99)
+
+
+def test_a_check_is_waived_only_where_both_sides_verify_without_it():
+    def verified(*waives):
+        return {"threshold": 0.9, "verify": {"above": 0.7, "score": 0.8, "waives": list(waives)}}
+
+    book = from_json(
+        {
+            "categories": [
+                {"name": "a", "cache": verified("content", "entity")},
+                {"name": "b", "cache": verified("content")},
+                {"name": "c", "cache": {"threshold": 0.9}},
+                {"name": "default"},
+            ]
+        }
+    )
+    compiled, plain = Policy(book, verifier="v"), Policy(book)
+    ruling = compiled.ruling(Controls(), ("a", "rule:1"), None)
+    waived = {name: compiled.against(ruling, entry(name)).waived for name in "abc"}
+    assert waived == {"a": {"content", "entity"}, "b": {"content"}, "c": frozenset()}
+    assert plain.ruling(Controls(), ("a", "rule:1"), None).waived == frozenset()
+    assert compiled.ruling(Controls(category="a"), None, ("c", 1.0)).waived == frozenset()
 
 
 def test_padding_cannot_carry_a_question_past_a_rule_that_forbids_storing():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.verifier.made import examples, sides
+from tests.verifier.made import cosines, examples
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +13,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("verifier")
     pairs = examples()
-    train(pairs, *sides(pairs), "hashing", out, say=lambda text: None)
+    train(pairs, cosines(pairs), "hashing", out, say=lambda text: None)
     return out

@@ -53,6 +53,7 @@ def examples(n: int = 1200, seed: int = 3) -> list[tuple[str, str, bool]]:
     return found
 
 
-def sides(pairs: Sequence[tuple[str, str, bool]]) -> tuple[Vector, Vector]:
+def cosines(pairs: Sequence[tuple[str, str, bool]]) -> Vector:
     embedder = Hashing()
-    return embedder.encode([a for a, _, _ in pairs]), embedder.encode([b for _, b, _ in pairs])
+    left, right = (embedder.encode([pair[side] for pair in pairs]) for side in (0, 1))
+    return np.einsum("ij,ij->i", left, right)

@@ -3,13 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gateway.embedding.weights import locate
 from gateway.errors import Invalid
 from gateway.verifier import load
-from gateway.verifier.cross import GRAPH
-from tests.verifier.made import Hashing, examples, sides
+from gateway.verifier.cross import GRAPH, WINDOW, CrossEncoder
+from tests.verifier.made import Hashing, cosines, examples
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,21 @@ def test_it_is_trained_written_kept_and_asked(encoder: Path, tmp_path: Path) -> 
 
     pairs, said = examples(), list[str]()
     terms = {"say": said.append, "encoder": encoder, "epochs": 0.2}
-    train(pairs, *sides(pairs), "hashing", tmp_path, **terms)
+    train(pairs, cosines(pairs), "hashing", tmp_path, **terms)
     verifier = load(tmp_path, "hashing")
     vectors = Hashing().encode(["How is it?", "\ud800 \x00 it", "", "how IS it?"])
     found = verifier.scores("How is it?", ["\ud800 \x00 it", "", "how IS it?"], vectors[0], vectors[1:])
     assert all(0 <= score <= 1 for score in found)
     assert found[2] == 1.0
 
-    train(pairs, *sides(pairs), "hashing", tmp_path, **terms)
+    long = "it " * WINDOW
+    read = CrossEncoder(tmp_path).logits([("it", long), ("it", "x" * 10**6), ("so", "it"), ("it", "so")])
+    assert np.isnan(read[:2]).all(), "beyond the window: not judged"
+    assert read[2] == read[3]
+    (unread,) = verifier.scores("it", [long], vectors[0], vectors[:1])
+    assert 0 <= unread <= 1
+
+    train(pairs, cosines(pairs), "hashing", tmp_path, **terms)
     assert any("is kept" in text for text in said)
     assert load(tmp_path, "hashing").name == verifier.name
 
