@@ -18,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gateway import config as settings
 from gateway.app import App
+from gateway.cache.guard import CHECKS
 from gateway.config import Config, StoreConfig
 from gateway.errors import BadRequest, EmbedderBusy, EmbedderFailed, Invalid
 from gateway.exchange import Answer, Decision, Endpoint, Exchange, Reuse, Usage
 from gateway.interfaces import Vector
 from gateway.labels import seed
+from gateway.policy.folder import load_folder
 from gateway.policy.folder import parse as parse_yaml
 from gateway.wire.request import parse
 
@@ -141,6 +143,7 @@ def run(policies: Path, cases: Path, config: Path | None, *, report: Path | None
         ConfigFault, OSError: likewise.
     """
     wanted = read(cases)
+    load_folder(policies, frozenset(CHECKS))  # every fault of it, before anything is started
     given = settings.build(_NOBODY, {}) if config is None else settings.load(config)
     told, by = asyncio.run(_decided(wanted, _alone(given, policies)))
     failed = [each for each in told if each.why]

@@ -13,7 +13,6 @@ from gateway.config import Config, ConfigFault, build, load
 from gateway.errors import GatewayError
 
 
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
