@@ -85,7 +85,7 @@ def test_the_proposal_is_certified_tabled_and_drawn(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # 1000 look-ups at 2 %: (1000 + 1) * 0.02 - 4 = 16.02 of weight may be wrong, so four wrong ones of weight 4.
-    wrong = [judged(0.99 - at / 100, True, weight=4.0) for at in range(6)]
+    wrong = [judged(0.99004 - at / 100, True, weight=4.0) for at in range(6)]
     right = [judged(0.97 - at / 1000, False) for at in range(40)]
     out = tune(tmp_path, folder, *wrong, *right, *looked(1000))
     assert changes(out) == {"categories.code.cache.threshold": (0.92, 0.9501)}
@@ -105,8 +105,8 @@ def test_the_proposal_is_certified_tabled_and_drawn(
 def test_the_diff_applies_to_a_teams_own_files_and_keeps_their_comments(tmp_path: Path, folder: Path) -> None:
     lines = [
         line
-        for name, scores in (("code", {}), ("default", {}), ("support", {"score": 0.95}))
-        for line in [judged(0.96, True, name, **scores)] * 30 + looked(300, name)
+        for name, scores in (("code", {}), ("default", {}), ("support", {"score": 0.95004}))
+        for line in [judged(0.96004, True, name, **scores)] * 30 + looked(300, name)
     ]
     old, out = load_folder(folder), tune(tmp_path, folder, *lines)
     patched(folder, out)
@@ -114,7 +114,7 @@ def test_the_diff_applies_to_a_teams_own_files_and_keeps_their_comments(tmp_path
     values = {name: new.category(name).cache for name in ("code", "default", "support")}
     assert changes(out) == {
         "categories.code.cache.threshold": (0.92, values["code"].threshold),
-        "categories.default.cache.threshold": (0.92, values["default"].threshold),
+        "categories.default.cache.threshold": (0.95, values["default"].threshold),
         "categories.support.cache.verify.score": (0.9, values["support"].verify.score),
     }
     assert (values["code"].threshold, values["support"].verify.score) == (0.9601, 0.9501)
@@ -131,7 +131,7 @@ def test_the_diff_applies_to_the_shipped_policies(tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     shutil.copytree(shipped(), folder)
     names = [c.name for c in load_folder(folder).categories if c.cache.mode == "semantic"]
-    lines = [line for name in names for line in [judged(0.98, True, name)] * 50 + looked(400, name)]
+    lines = [line for name in names for line in [judged(0.98004, True, name)] * 50 + looked(400, name)]
     out = tune(tmp_path, folder, *lines)
     comments = {file.name: file.read_text().count("#") for file in folder.glob("*.yaml")}
     patched(folder, out)
@@ -142,7 +142,7 @@ def test_the_diff_applies_to_the_shipped_policies(tmp_path: Path) -> None:
 
 
 def test_the_caller_may_state_another_error(tmp_path: Path, folder: Path) -> None:
-    lines = [judged(0.96, True), *[judged(0.94, False)] * 9, *looked(400)]
+    lines = [judged(0.96004, True), *[judged(0.94, False)] * 9, *looked(400)]
     assert changes(tune(tmp_path, folder, *lines, max_error="0.003")) == {
         "categories.code.cache.threshold": (0.92, 0.9601)
     }
@@ -191,7 +191,7 @@ def test_a_log_is_read_whatever_else_is_in_it(tmp_path: Path, caplog: pytest.Log
         tmp_path / "log.jsonl.gz",
         "Traceback (most recent call last):\n", "\n", "[1]\n", {"logger": "gateway.pipeline"},
         {"logger": "gateway.judged", "message": "a sample was not judged"},
-        judged(0.95, True, weight=5), *looked(2), judged(0.9, True, weight=0.5), judged(0.9, True, similarity="high"),
+        judged(0.95, True, weight=5), *looked(2), judged(0.9, True, weight=0.5), {**judged(0.9, True), "similarity": "high"},
         {"logger": "gateway.access", "category": "code", "reason": "mode-exact"}, json.dumps(judged(0.9, True))[:-9],
     )  # fmt: skip
     found = from_log(path)["code"]

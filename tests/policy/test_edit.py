@@ -23,9 +23,7 @@ THRESHOLD, SCORE = ("cache", "threshold"), ("cache", "verify", "score")
         ("\n    name: a\n    cache:\n      verify:\n        above: 0.8\n        score: 0.5  # low\n", SCORE),
     ],
 )
-@pytest.mark.parametrize(
-    "start", ["# first\n", "\ufeff# first\r\n", "ignore: [user]  # \u2028 no line ends here\n"]
-)
+@pytest.mark.parametrize("start", ["# first\n", "\ufeff# first\r\n", "# first\u2028# line\n"])
 def test_one_value_is_set_and_nothing_else_is_touched(
     category: str, path: tuple[str, ...], start: str
 ) -> None:
