@@ -12,7 +12,10 @@ import yaml
 from gateway.cache.guard import CHECKS
 from gateway.check import read
 from gateway.cli import main
+from gateway.embedding.sentence import SentenceEmbedder
 from gateway.policy.folder import load_folder
+from gateway.verifier.train import train
+from tests.verifier import made
 
 SHIPPED = Path(__file__).resolve().parent.parent / "policies"
 CASES = SHIPPED / "cases" / "shipped.yaml"
@@ -157,6 +160,29 @@ def test_wrong_pairs_are_remembered_as_after_feedback(
     )
     code = main(["check", str(book(tmp_path)), str(given), "--config", str(config)])
     assert code == 0, capsys.readouterr().out
+
+
+def test_a_verifier_that_the_configuration_names_decides(
+    tmp_path: Path, model_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = made.examples()
+    embedder = SentenceEmbedder("auto", "onnx-int8", cache=model_cache).name
+    train(pairs, *made.sides(pairs), embedder, tmp_path / "verifier", say=lambda text: None)
+    (tmp_path / "book.yaml").write_text("""
+categories:
+  - {name: lax, cache: {threshold: 1.0, verify: {above: 0.7, score: 0.0}}}
+  - {name: default, cache: {threshold: 0.7, verify: {above: 0.7, score: 1.0}}}
+rules: [{when: {tenant: acme}, then: {category: lax}}]
+""")
+    given = cases(tmp_path, {"must_hit": SORT, "tenant": "acme"}, {"must_miss": SORT, "reason": "guard"})
+    config = configured(tmp_path, model_cache, verifier={"path": str(tmp_path / "verifier")})
+    assert main(["check", str(tmp_path / "book.yaml"), str(given), "--config", str(config)]) == 1
+    out = capsys.readouterr().out
+    assert "not by guard: miss (verifier); similarity 0.9" in out
+    assert "of 0.7000; guard agrees; verifier 0." in out
+    assert " of 1.0000; category default" in out
+    assert "2 cases, 1 failed" in out
+    assert ", verifier " in out
 
 
 @pytest.mark.parametrize(
