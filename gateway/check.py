@@ -270,7 +270,6 @@ class Bench:
 
 
 def _outcome(x: Exchange, decision: Decision, first: Exchange, stored: str, asked: str) -> Decided:
-    assert first.ruling is None or x.policy is first.policy
     ruling = x.ruling or first.ruling  # an exact hit needs none; it was made under the entry's
     found = Decided(
         stored=stored,
@@ -284,14 +283,14 @@ def _outcome(x: Exchange, decision: Decision, first: Exchange, stored: str, aske
     if not x.candidates or ruling is None:
         return found
     (candidate,) = x.candidates
-    guard = x.policy.guard
+    guard, demand = x.policy.guard, x.policy.against(ruling, candidate.entry)
     return replace(
         found,
         similarity=candidate.similarity,
         threshold=x.threshold,
-        guard=guard.verdict(guard.facts(asked), guard.facts(stored)) or "",
+        guard=guard.verdict(guard.facts(asked), guard.facts(stored), demand.waived) or "",
         score=candidate.score,
-        least_score=x.policy.against(ruling, candidate.entry).score,
+        least_score=demand.score,
     )
 
 

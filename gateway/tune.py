@@ -132,10 +132,10 @@ def from_log(path: Path) -> dict[str, Evidence]:
                 unread += 1  # and torn ones
     if unread:
         log.warning("%s: %d lines of judged hits or requests could not be read", path, unread)
-    fewer = sorted(judged, key=lambda key: len(judged[key]))
+    rising = sorted(judged, key=lambda key: len(judged[key]))  # of a name's two, the larger is taken last
     return {
         name: _evidence(judged[name, scored], float(lookups[name]), scored=scored, sampled=True)
-        for name, scored in fewer
+        for name, scored in rising
     }
 
 

@@ -167,21 +167,28 @@ def test_a_verifier_that_the_configuration_names_decides(
 ) -> None:
     pairs = made.examples()
     embedder = SentenceEmbedder("auto", "onnx-int8", cache=model_cache).name
-    train(pairs, *made.sides(pairs), embedder, tmp_path / "verifier", say=lambda text: None)
+    train(pairs, made.cosines(pairs), embedder, tmp_path / "verifier", say=lambda text: None)
     (tmp_path / "book.yaml").write_text("""
 categories:
-  - {name: lax, cache: {threshold: 1.0, verify: {above: 0.7, score: 0.0}}}
+  - {name: lax, cache: {threshold: 1.0, verify: {above: 0.7, score: 0.0, waives: [content]}}}
   - {name: default, cache: {threshold: 0.7, verify: {above: 0.7, score: 1.0}}}
 rules: [{when: {tenant: acme}, then: {category: lax}}]
 """)
-    given = cases(tmp_path, {"must_hit": SORT, "tenant": "acme"}, {"must_miss": SORT, "reason": "guard"})
+    worded = ["How do I sort a list?", "What is the easiest way to sort a list?"]
+    given = cases(
+        tmp_path,
+        {"must_hit": SORT, "tenant": "acme"},
+        {"must_hit": worded, "tenant": "acme"},
+        {"must_miss": worded, "reason": "guard:content"},
+        {"must_miss": SORT, "reason": "guard"},
+    )
     config = configured(tmp_path, model_cache, verifier={"path": str(tmp_path / "verifier")})
     assert main(["check", str(tmp_path / "book.yaml"), str(given), "--config", str(config)]) == 1
     out = capsys.readouterr().out
     assert "not by guard: miss (verifier); similarity 0.9" in out
     assert "of 0.7000; guard agrees; verifier 0." in out
     assert " of 1.0000; category default" in out
-    assert "2 cases, 1 failed" in out
+    assert "4 cases, 1 failed" in out
     assert ", verifier " in out
 
 
