@@ -174,7 +174,10 @@ categories:
   - {name: default, cache: {threshold: 0.7, verify: {above: 0.7, score: 1.0}}}
 rules: [{when: {tenant: acme}, then: {category: lax}}]
 """)
-    worded = ["How do I sort a list?", "What is the easiest way to sort a list?"]
+    worded = [
+        "What is the easiest way to remove a wine stain?",
+        "What is the easiest way of getting a wine stain out?",
+    ]
     given = cases(
         tmp_path,
         {"must_hit": SORT, "tenant": "acme"},
