@@ -1,0 +1,69 @@
+"""Questions of labelled classes, asked by Zipf's law over the classes, and the answer that is right for each.
+
+Two questions of one class want the same answer, two of different classes never do. Labels are incomplete: some
+questions of two classes mean the same, so what is counted wrong here is at most too much.
+"""
+
+import gzip
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench.accuracy.vectors import vectors
+from gateway.interfaces import Embedder
+
+WORDS = 40  # of an answer
+_WORD = re.compile(r"[a-z]{4,}")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Requests by row of vector and text; two of one group are right for each other."""
+
+    rows: Sequence[int]
+    groups: Sequence[int]  # of each request
+    texts: Sequence[str]
+    vectors: Array
+
+
+def classes(data: Path) -> list[list[str]]:
+    """Groups of questions that mean the same."""
+    with gzip.open(data / "qqp_classes.jsonl.gz", "rb") as lines:
+        return [orjson.loads(line)["questions"] for line in lines]
+
+
+def draw(
+    groups: Sequence[Sequence[str]],
+    embedder: Embedder,
+    folder: Path,
+    requests: int,
+    seed: int,
+    *,
+    offset: float = 1.0,
+) -> Stream:
+    """Groups in an order of the seed's, drawn with weight 1/(rank + offset), rank from 0; members drawn evenly."""
+    texts = sorted({text for questions in groups for text in questions})
+    row = {text: at for at, text in enumerate(texts)}
+    rng = random.Random(seed)
+    order = list(groups)
+    rng.shuffle(order)
+    weights = [1 / (rank + offset) for rank in range(len(order))]
+    drawn = rng.choices(range(len(order)), weights, k=requests)
+    rows = [row[rng.choice(order[group])] for group in drawn]
+    return Stream(rows, drawn, texts, vectors(embedder, texts, folder))
+
+
+def answers(stream: Stream) -> dict[int, str]:
+    """Group → its answer: words drawn at random from all questions, so that no two answers are alike."""
+    vocabulary = sorted({word for text in stream.texts for word in _WORD.findall(text.lower())})
+    return {
+        group: " ".join(random.Random(group).choices(vocabulary, k=WORDS)) + "."
+        for group in set(stream.groups)
+    }
