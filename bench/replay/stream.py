@@ -7,8 +7,9 @@ questions of two classes mean the same, so what is counted wrong here is at most
 import gzip
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,35 @@ class Stream:
     vectors: Array
 
 
+@dataclass(slots=True)
+class Count:
+    """What a cache did with a stream."""
+
+    requests: int = 0
+    hits: int = 0
+    exact: int = 0  # of the hits: on the very text
+    calls: int = 0  # of a model
+    pairs: Counter[tuple[int, int]] = field(
+        default_factory=Counter
+    )  # wrong hits: row asked, group whose answer it got
+
+    @property
+    def wrong(self) -> int:
+        return self.pairs.total()
+
+    @property
+    def lookups(self) -> int:
+        """Requests that equality of text did not settle."""
+        return self.requests - self.exact
+
+
 def classes(data: Path) -> list[list[str]]:
     """Groups of questions that mean the same."""
     with gzip.open(data / "qqp_classes.jsonl.gz", "rb") as lines:
         return [orjson.loads(line)["questions"] for line in lines]
 
 
-def draw(
+def zipf(
     groups: Sequence[Sequence[str]],
     embedder: Embedder,
     folder: Path,

@@ -7,34 +7,21 @@ as all requests here agree in those. LiteLLM and RedisVL leave the threshold to 
 examples). GPTCache's default evaluation, ported to cosine, takes 0.6 and more.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from bench.replay.stream import Stream
+from bench.replay.stream import Array, Count, Stream
 
 FLOOR = 0.60  # cosine, below which neighbours are not kept: the lowest threshold that can be replayed
 THRESHOLDS = {
+    "exact text alone": 1.1,
     "threshold 0.95": 0.95,
     "threshold 0.90": 0.90,
     "threshold 0.80": 0.80,
     "GPTCache's default (0.60)": 0.60,
 }
 _BLOCK = 512  # rows multiplied at once
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(slots=True)
-class Count:
-    """What a cache did with a stream. `exact`: hits on the very text; `wrong`: hits with another class's answer."""
-
-    requests: int = 0
-    hits: int = 0
-    exact: int = 0
-    wrong: int = 0
-    calls: int = 0  # of the model
 
 
 def neighbours(stream: Stream) -> dict[int, tuple[Array, Array]]:
@@ -64,11 +51,13 @@ def replay(stream: Stream, near: Mapping[int, tuple[Array, Array]], threshold: f
             continue
         count.hits += 1
         count.exact += hit == row
-        count.wrong += stored[hit] != group
+        if stored[hit] != group:
+            count.pairs[row, stored[hit]] += 1
     return count
 
 
-def _nearest(stored: Mapping[int, int], rows: Sequence[int] | Array, cosines: Array, threshold: float) -> int | None:
+def _nearest(stored: Mapping[int, int], rows: Array, cosines: Array, threshold: float) -> int | None:
+    """The nearest stored row, if it is near enough."""
     for row, cosine in zip(rows, cosines, strict=True):
         if cosine < threshold:
             break

@@ -125,6 +125,14 @@ class Tally:
         self.wrong += wrong
         self.rate.add(wrong, weight, at)
 
+    def merge(self, other: "Tally", at: int) -> None:
+        """Take in another's, `at` look-ups after it began."""
+        self.lookups += at
+        self.hits += other.hits
+        self.judged += other.judged
+        self.wrong += other.wrong
+        self.rate.merge(other.rate, at)
+
     def figures(self, lookups: int) -> Figures:
         low, high = self.rate.interval()
         return Figures(lookups, self.hits, self.judged, self.wrong, self.rate.share, low, high)
@@ -419,6 +427,10 @@ class Category:
         return max(self._share, min(1.0, _NEW / (error * max(1, self.lookups))))
 
     # ── to tell, and to keep ──
+
+    def add_to(self, all_served: Tally) -> None:
+        """Add the hits served here to those of other categories."""
+        all_served.merge(self._served, self._live)
 
     def report(self) -> Report:
         hits = self._served.figures(self._live)

@@ -4,7 +4,7 @@ Decides nothing. It never keeps an observation: five sums, which fade with the l
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _Z = 0.025  # left out at either end of the interval
 
@@ -34,13 +34,15 @@ class Rate:
             self.wrong += weight
             self.wrong_squares += weight * weight
 
-    def merge(self, other: "Rate") -> None:
-        """Take in what another has seen, as of now."""
+    def merge(self, other: "Rate", at: float = 0.0) -> None:
+        """Take in what another has seen, as it counts when `at` of its own look-ups had passed."""
         self._known = None
-        self.total += other.total
-        self.squares += other.squares
-        self.wrong += other.wrong
-        self.wrong_squares += other.wrong_squares
+        faded = replace(other)
+        faded._fade(at)
+        self.total += faded.total
+        self.squares += faded.squares
+        self.wrong += faded.wrong
+        self.wrong_squares += faded.wrong_squares
 
     @property
     def share(self) -> float | None:

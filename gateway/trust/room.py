@@ -4,13 +4,14 @@
 everything is learned in `judged`, beside the traffic. `conditions` is a snapshot: reading it costs nothing.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from gateway.trust.category import Category, Closed, Figures, Report, Source, Terms
+from gateway.trust.category import Category, Closed, Figures, Report, Source, Tally, Terms
 
 __all__ = ["Conditions", "Figures", "Report", "Terms", "Trust"]
 
@@ -152,6 +153,13 @@ class Trust:
     def report(self) -> dict[str, Report]:
         """What is known, by category."""
         return {name: known.report() for name, known in self._categories.items()}
+
+    def overall(self) -> Figures:
+        """Served hits of all categories together, each category's older ones fading with its own look-ups."""
+        served = Tally(math.inf)
+        for known in self._categories.values():
+            known.add_to(served)
+        return served.figures(served.lookups)
 
     def to_json(self) -> dict[str, Any]:
         """All that is known, as plain values for orjson."""

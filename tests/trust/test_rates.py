@@ -86,3 +86,15 @@ def test_what_is_saved_is_taken_up() -> None:
     both.merge(rate)
     assert both.share == rate.share
     assert both.interval()[1] < rate.interval()[1]
+
+
+def test_rates_taken_together_count_what_each_remembers() -> None:
+    old, new, both = Rate(memory=100), Rate(memory=100), Rate()
+    for at in range(50):
+        old.add(True, 1.0, at)
+        new.add(False, 1.0, at)
+    both.merge(old, 1000)
+    both.merge(new, 50)
+    assert old.share == 1.0
+    assert both.share is not None
+    assert both.share < 0.001
