@@ -8,7 +8,7 @@ import gzip
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,19 @@ class Count:
 
 def classes(data: Path) -> list[list[str]]:
     """Groups of questions that mean the same."""
-    with gzip.open(data / "qqp_classes.jsonl.gz", "rb") as lines:
-        return [orjson.loads(line)["questions"] for line in lines]
+    return [row["questions"] for row in _rows(data / "qqp_classes.jsonl.gz")]
+
+
+def alone(data: Path, groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The other questions of the labelled pairs, each a group of its own: the near misses are among them."""
+    known = {text for questions in groups for text in questions}
+    paired = {text for row in _rows(data / "qqp_pairs.jsonl.gz") for text in (row["a"], row["b"])}
+    return [[text] for text in sorted(paired - known)]
+
+
+def _rows(file: Path) -> Iterator[Any]:
+    with gzip.open(file, "rb") as lines:
+        yield from map(orjson.loads, lines)
 
 
 def zipf(

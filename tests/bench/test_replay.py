@@ -60,6 +60,7 @@ def test_a_stream_through_a_gateway_and_through_thresholds_adds_up(
         assert exact + mistakes <= hits <= 300
         assert saved == hits or row["cache"] == JUDGED.name
         assert mistakes == sum(int(each["times"]) for each in wrong if each["cache"] == row["cache"])
+    assert int(rows(data / "out" / "estimates.csv")[0]["hits"]) > 0
     assert caches[0]["hits"] == caches[0]["of them exact"]
     adds_up(*runs)
     assert "covers the truth in" in capsys.readouterr().out
