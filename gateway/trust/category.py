@@ -125,14 +125,6 @@ class Tally:
         self.wrong += wrong
         self.rate.add(wrong, weight, at)
 
-    def merge(self, other: "Tally", at: int) -> None:
-        """Take in another's, `at` look-ups after it began."""
-        self.lookups += at
-        self.hits += other.hits
-        self.judged += other.judged
-        self.wrong += other.wrong
-        self.rate.merge(other.rate, at)
-
     def figures(self, lookups: int) -> Figures:
         low, high = self.rate.interval()
         return Figures(lookups, self.hits, self.judged, self.wrong, self.rate.share, low, high)
@@ -140,8 +132,11 @@ class Tally:
     def share(self, at: int) -> float:
         """Hits per look-up of late: both fade alike."""
         passed = self.memory * -math.expm1(-at / self.memory)
-        recent = self.recent * math.exp((self._at - at) / self.memory)
-        return min(1.0, recent / passed) if passed > 0 else 0.0
+        return min(1.0, self.lately(at) / passed) if passed > 0 else 0.0
+
+    def lately(self, at: int) -> float:
+        """Hits, as they have faded."""
+        return self.recent * math.exp((self._at - at) / self.memory)
 
     def to_json(self) -> list[Any]:
         counts = [self.lookups, self.hits, self.judged, self.wrong, self.complaints, self.recent, self._at]
@@ -428,9 +423,9 @@ class Category:
 
     # ── to tell, and to keep ──
 
-    def add_to(self, all_served: Tally) -> None:
-        """Add the hits served here to those of other categories."""
-        all_served.merge(self._served, self._live)
+    def served(self) -> tuple[Figures, float]:
+        """Of the hits served: what is known, and how many they were of late."""
+        return self._served.figures(self._live), self._served.lately(self._live)
 
     def report(self) -> Report:
         hits = self._served.figures(self._live)

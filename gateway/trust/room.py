@@ -4,14 +4,14 @@
 everything is learned in `judged`, beside the traffic. `conditions` is a snapshot: reading it costs nothing.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from gateway.trust.category import Category, Closed, Figures, Report, Source, Tally, Terms
+from gateway.trust.category import Category, Closed, Figures, Report, Source, Terms
+from gateway.trust.rates import pooled
 
 __all__ = ["Conditions", "Figures", "Report", "Terms", "Trust"]
 
@@ -155,11 +155,12 @@ class Trust:
         return {name: known.report() for name, known in self._categories.items()}
 
     def overall(self) -> Figures:
-        """Served hits of all categories together, each category's older ones fading with its own look-ups."""
-        served = Tally(math.inf)
-        for known in self._categories.values():
-            known.add_to(served)
-        return served.figures(served.lookups)
+        """Served hits of all categories together, each category by its part of the hits of late."""
+        known = [each.served() for each in self._categories.values()]
+        rates = [(lately, f.rate, f.low, f.high) for f, lately in known if lately > 0]
+        counts = zip(*((f.lookups, f.hits, f.judged, f.wrong) for f, _ in known), strict=True)
+        lookups, hits, judged, wrong = map(sum, counts) if known else (0, 0, 0, 0)
+        return Figures(lookups, hits, judged, wrong, *pooled(rates))
 
     def to_json(self) -> dict[str, Any]:
         """All that is known, as plain values for orjson."""
