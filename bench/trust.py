@@ -4,7 +4,6 @@ Real pairs and real similarities; judgements are the human labels, drawn at the 
 """
 
 import argparse
-import gzip
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from bench.accuracy.measure import Measured, measure
 from bench.accuracy.pairs import intent_pairs, question_pairs
 from bench.accuracy.vectors import vectors
+from bench.replay.stream import Stream, classes, zipf
 from gateway.cache.guard import Guard
 from gateway.calibration import operating_point
 from gateway.embedding.sentence import SentenceEmbedder
@@ -205,16 +204,6 @@ def _returned(courses: Sequence[Course]) -> str:
 # ── (c) the learned bound on a stream ──
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Requests by row of vector and text; two of one group are right for each other."""
-
-    rows: Sequence[int]
-    groups: Sequence[int]  # of each request
-    texts: Sequence[str]
-    vectors: Array
-
-
 def streams(
     options: argparse.Namespace, embedder: SentenceEmbedder, guard: Guard
 ) -> Iterator[tuple[str, str, str]]:
@@ -240,20 +229,7 @@ def streams(
 
 
 def _stream(options: argparse.Namespace, embedder: SentenceEmbedder, seed: int = 11) -> Stream:
-    classes = _classes(options.data)
-    texts = sorted({text for questions in classes for text in questions})
-    row = {text: at for at, text in enumerate(texts)}
-    draw = random.Random(seed)
-    draw.shuffle(classes)
-    weights = [1 / (rank + 10) for rank in range(len(classes))]
-    groups = draw.choices(range(len(classes)), weights, k=options.requests)
-    rows = [row[draw.choice(classes[group])] for group in groups]
-    return Stream(rows, groups, texts, vectors(embedder, texts, options.cache))
-
-
-def _classes(data: Path) -> list[list[str]]:
-    with gzip.open(data / "qqp_classes.jsonl.gz", "rb") as lines:
-        return [orjson.loads(line)["questions"] for line in lines]
+    return zipf(classes(options.data), embedder, options.cache, options.requests, seed, offset=10)
 
 
 def replay(stream: Stream, guard: Guard, rule: Learned | Trust, always: bool) -> str:
@@ -325,7 +301,7 @@ def neighbourhoods(
     texts = sorted({text for pair in qqp.pairs for text in (pair.a, pair.b)})
     row = {text: at for at, text in enumerate(texts)}
     found = vectors(embedder, texts, options.cache)
-    meaning = {text: at for at, group in enumerate(_classes(options.data)) for text in group}
+    meaning = {text: at for at, group in enumerate(classes(options.data)) for text in group}
     hits: list[tuple[float, bool]] = []
     for at in map(int, np.flatnonzero((qqp.similarity >= hit) & ~qqp.duplicate & qqp.agreed)):
         one, two = qqp.pairs[at].a, qqp.pairs[at].b

@@ -337,6 +337,7 @@ class Sampling:
     def state(self) -> dict[str, Any]:
         """What is known, as the admin API tells it."""
         return {
+            "all": asdict(self.trust.overall()),
             "categories": {
                 name: self._state_of(name, report) for name, report in self.trust.report().items()
             },

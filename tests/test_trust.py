@@ -77,6 +77,7 @@ def test_hits_are_judged_in_the_background_and_the_rate_is_told(
     assert (hits["hits"], hits["judged"], hits["wrong"]) == (len(PAIRS), len(PAIRS), 0)
     assert hits["rate"] == 0.0
     assert 0 < hits["high"] < 0.6
+    assert gateway.http.get(f"{gateway.admin}/trust").json()["all"] == pytest.approx(hits)
     assert backend.calls == 2 * len(PAIRS)
     told = gateway.http.get(f"{gateway.admin}/metrics").text
     assert 'gateway_judged_hits_total{category="default",outcome="right"} 6.0' in told

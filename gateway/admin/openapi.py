@@ -91,7 +91,7 @@ def document() -> dict[str, Any]:
             "/trust": {
                 "get": _read(
                     "readTrust",
-                    "How often semantic hits are wrong, by category, and what withheld ones would have done.",
+                    "How often semantic hits are wrong, in all and by category, and what withheld ones would have done.",
                 )
             },
             "/trust/{category}": {

@@ -394,7 +394,7 @@ class AdminServer:
         return _answer(self._offloading.state())
 
     async def _read_trust(self, request: web.Request) -> web.Response:
-        """How often semantic hits are wrong, category by category, and what withheld ones would have done."""
+        """How often semantic hits are wrong, in all and by category, and what withheld ones would have done."""
         return _answer(self._sampling.state())
 
     async def _read_trust_in(self, request: web.Request) -> web.Response:

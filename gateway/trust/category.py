@@ -132,8 +132,11 @@ class Tally:
     def share(self, at: int) -> float:
         """Hits per look-up of late: both fade alike."""
         passed = self.memory * -math.expm1(-at / self.memory)
-        recent = self.recent * math.exp((self._at - at) / self.memory)
-        return min(1.0, recent / passed) if passed > 0 else 0.0
+        return min(1.0, self.lately(at) / passed) if passed > 0 else 0.0
+
+    def lately(self, at: int) -> float:
+        """Hits, as they have faded."""
+        return self.recent * math.exp((self._at - at) / self.memory)
 
     def to_json(self) -> list[Any]:
         counts = [self.lookups, self.hits, self.judged, self.wrong, self.complaints, self.recent, self._at]
@@ -419,6 +422,10 @@ class Category:
         return max(self._share, min(1.0, _NEW / (error * max(1, self.lookups))))
 
     # ── to tell, and to keep ──
+
+    def served(self) -> tuple[Figures, float]:
+        """Of the hits served: what is known, and how many they were of late."""
+        return self._served.figures(self._live), self._served.lately(self._live)
 
     def report(self) -> Report:
         hits = self._served.figures(self._live)

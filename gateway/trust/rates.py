@@ -4,6 +4,7 @@ Decides nothing. It never keeps an observation: five sums, which fade with the l
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _Z = 0.025  # left out at either end of the interval
@@ -95,6 +96,24 @@ class Rate:
         # A faded weight is w·kept: so is its square, squared.
         self.squares *= kept * kept
         self.wrong_squares *= kept * kept
+
+
+def pooled(parts: Sequence[tuple[float, float | None, float, float]]) -> tuple[float | None, float, float]:
+    """The rate of several groups together and its 95 % interval, from (weight, rate, low, high) of each.
+
+    Distances to the bounds add up as standard deviations do (square-and-add; Zou and Donner 2008): what is well known
+    of one group tells nothing of another. One without a rate is taken to be like the rest, and known not at all.
+    """
+    judged = [(weight, rate) for weight, rate, _, _ in parts if rate is not None]
+    if not judged:
+        return None, 0.0, 1.0
+    mean = sum(weight * rate for weight, rate in judged) / sum(weight for weight, _ in judged)
+    total, below, above = sum(part[0] for part in parts), 0.0, 0.0
+    for weight, rate, low, high in parts:
+        middle = mean if rate is None else rate
+        below += (weight * (middle - low)) ** 2
+        above += (weight * (high - middle)) ** 2
+    return mean, max(0.0, mean - math.sqrt(below) / total), min(1.0, mean + math.sqrt(above) / total)
 
 
 def beta_quantile(p: float, a: float, b: float) -> float:

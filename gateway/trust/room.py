@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.trust.category import Category, Closed, Figures, Report, Source, Terms
+from gateway.trust.rates import pooled
 
 __all__ = ["Conditions", "Figures", "Report", "Terms", "Trust"]
 
@@ -152,6 +153,14 @@ class Trust:
     def report(self) -> dict[str, Report]:
         """What is known, by category."""
         return {name: known.report() for name, known in self._categories.items()}
+
+    def overall(self) -> Figures:
+        """Served hits of all categories together, each category by its part of the hits of late."""
+        known = [each.served() for each in self._categories.values()]
+        rates = [(lately, f.rate, f.low, f.high) for f, lately in known if lately > 0]
+        counts = zip(*((f.lookups, f.hits, f.judged, f.wrong) for f, _ in known), strict=True)
+        lookups, hits, judged, wrong = map(sum, counts) if known else (0, 0, 0, 0)
+        return Figures(lookups, hits, judged, wrong, *pooled(rates))
 
     def to_json(self) -> dict[str, Any]:
         """All that is known, as plain values for orjson."""

@@ -285,3 +285,18 @@ def test_a_snapshot_is_replaced_only_when_something_changed() -> None:
     for bad in ({"share": 0.0}, {"share": 1.5}, {"window": 0}):
         with pytest.raises(ValueError, match="share"):
             Trust(**bad)  # type: ignore[arg-type]
+
+
+def test_all_categories_are_told_together() -> None:
+    trust = Trust()
+    trust.configure({"a": Terms(), "b": Terms()})
+    for name, hits in (("a", 30), ("b", 10)):
+        for _ in range(hits):
+            trust.looked(name)
+            trust.share(name, 0.99)
+            trust.judged(name, "t", 0.99, wrong=name == "b")
+    reports, together = trust.report(), trust.overall()
+    assert (together.lookups, together.hits, together.judged, together.wrong) == (40, 40, 40, 10)
+    assert together.rate == pytest.approx(0.25, abs=0.001)
+    assert together.high - together.low < reports["b"].hits.high - reports["b"].hits.low
+    assert Trust().overall().rate is None
