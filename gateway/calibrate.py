@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from gateway.calibration import Point, curve, needed, operating_point
+from gateway.calibration import FLOOR, Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector, Verifier
-from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, Proof, prove
+from gateway.proof import ABOVE, SIGNIFICANT, Proof, prove
 
 ALL = "*"  # every category together
 BATCH = 64

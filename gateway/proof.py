@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gateway.calibration import operating_point
+from gateway.calibration import FLOOR, operating_point
 
-FLOOR = 0.70  # no operating point of similarity goes lower: texts that merely share a topic match there
-ABOVE = 0.70  # similarity from which candidates are scored
+ABOVE = FLOOR  # similarity from which candidates are scored
 LEAST = 0.5  # no operating point of the score goes lower: a hit is more probably right than wrong
 SIGNIFICANT = 0.05
 Array = np.ndarray[Any, Any]

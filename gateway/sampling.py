@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.asking import Asker
+from gateway.calibration import FLOOR
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, StoreError
 from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse
 from gateway.interfaces import Vector
@@ -269,7 +270,8 @@ class Sampling:
         """The candidate as it would have been, had it been near enough; None where guard or policy refuse it."""
         entry, guard, ruling = candidate.entry, x.policy.guard, x.ruling
         assert ruling is not None
-        if candidate.similarity < self.trust.floor(ruling.category):
+        least = FLOOR if ruling.score is None else ruling.threshold  # from which the verifier is asked
+        if candidate.similarity < least or not self.trust.knows(ruling.category):
             return None
         if candidate.score is not None:  # it has been through all of this
             return candidate

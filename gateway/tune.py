@@ -18,11 +18,10 @@ import orjson
 import yaml
 
 from gateway.calibrate import REFUSED, Judge, agree, read_pairs, rounded_up, sides
-from gateway.calibration import needed, operating_point
+from gateway.calibration import FLOOR, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
 from gateway.policy.book import Book, diff, from_json, to_json
-from gateway.proof import FLOOR
 
 GRID = np.round(np.arange(FLOOR, 1.0001, 0.0025), 4)
 _COVERED = 30  # judged below the present threshold, without which a log proposes none below it

@@ -39,6 +39,7 @@ ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
     ("offload", "wire"): "an example is read from an answer, and a request made anew",
+    ("policy", "calibration"): "one least similarity, written or learned",
     ("trust", "calibration"): "one conformal bound, offline and online",
     ("calibrate", "embedding"): "calibration embeds with the embedder that serves",
 }

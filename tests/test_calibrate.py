@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.calibrate import ALL, FLOOR, calibrate, encode, read_pairs, rounded_up, run
-from gateway.calibration import operating_point
+from gateway.calibrate import ALL, calibrate, encode, read_pairs, rounded_up, run
+from gateway.calibration import FLOOR, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Vector
 from gateway.policy.book import from_json

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway import build as composition
 from gateway.config import build
+from gateway.policy.book import from_json
+from gateway.trust.room import Trust
 from tests.harness import Running, ScriptedBackend
 
 Start = Callable[..., Running]
@@ -248,6 +251,25 @@ def test_what_was_learned_survives_a_restart(
     quiet(gateway)
     gateway.run(gateway.app.sampling.save())
     assert trust(judging(tree))["hits"]["judged"] == 1
+
+
+def test_the_floor_of_similarities_does_not_bind_a_verifiers_scores() -> None:
+    """0.70 is where texts merely share a topic; a score of 0.6 says that a hit is more probably right than wrong."""
+
+    class Second:
+        name, embedder = "second", "any"
+
+        def scores(self, *asked: Any) -> list[float]:
+            return []
+
+    verify = {"max_error": 0.05, "verify": {"above": 0.7, "score": 0.9}}
+    tree = {"categories": [{"name": "default", "cache": verify}]}
+    s = [at / 1000 for at in range(1000)]
+    for verifier, least in ((Second(), 0.55), (None, 0.70)):
+        room = Trust()
+        room.configure(composition.trust_terms(composition.policy(from_json(tree), verifier)))
+        room.seed("default", s, [0.5 < each < 0.6 for each in s])
+        assert room.conditions.points["default"][0] == pytest.approx(least, abs=0.002)
 
 
 def test_the_judging_model_is_a_listed_one() -> None:

@@ -15,10 +15,10 @@ import orjson
 from bench.accuracy.measure import Array, Measured, Table
 from bench.accuracy.vectors import vectors
 from gateway.calibrate import scored
-from gateway.calibration import NEVER, operating_point
+from gateway.calibration import FLOOR, NEVER, operating_point
 from gateway.embedding.weights import locate
 from gateway.interfaces import Embedder, Vector
-from gateway.proof import ABOVE, FLOOR, prove
+from gateway.proof import ABOVE, prove
 from gateway.verifier.files import ABOUT, load
 from gateway.verifier.split import place
 from gateway.verifier.trained import Trained

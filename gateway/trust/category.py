@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gateway.calibration import needed
+from gateway.calibration import FLOOR, needed
 from gateway.trust.budget import Budget
 from gateway.trust.drift import Drift
 from gateway.trust.learned import Learned
@@ -46,7 +46,7 @@ class Terms:
     load_max_error: float | None = None  # the same at full load
     bound: Bound = "conformal"
     uncalibrated: Literal["threshold", "exact"] = "threshold"
-    floor: float = 0.70  # no operating point goes below it; candidates below it are not told of
+    floor: float = FLOOR  # no operating point goes below it, on the statistic's own scale
     allowance: float = 10.0  # wrong hits beyond the budget at which the category closes
     statistic: str = "cosine"  # whose scale s is on; another name: all that was learned is void
 

@@ -130,10 +130,9 @@ class Trust:
             known.judged(tenant, s, wrong, weight, served, entry)
         self._publish()
 
-    def floor(self, category: str) -> float:
-        """The least cosine of a candidate worth judging; above 1 for a category not configured."""
-        known = self._categories.get(category)
-        return 1.1 if known is None else known.terms.floor
+    def knows(self, category: str) -> bool:
+        """Whether it is configured: of others nothing is learned."""
+        return category in self._categories
 
     def explore(self, category: str, entry: int, s: float, u: float) -> bool:
         """Whether to forward although this entry would hit; u uniform in [0, 1). False unless `bound: learned`."""

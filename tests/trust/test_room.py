@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.calibration import FLOOR
 from gateway.trust.room import Terms, Trust
 
 Wrong = Callable[[float], float]  # statistic → probability that its answer is wrong
@@ -43,7 +44,7 @@ def serve(
         bad += served and is_wrong
         shut += closed
         excess = max(excess, bad - 0.01 * (at + 1))
-        if s < trust.floor("c"):
+        if s < FLOOR:
             continue
         q = trust.share("c", s, "t", served=served) if would else trust.below("c")
         if draw.random() < q:
@@ -217,7 +218,7 @@ def test_another_statistic_begins_anew_and_forgotten_categories_go() -> None:
     assert trust.report()["c"].hits.lookups == 0
     trust.configure({})
     assert trust.report() == {}
-    assert trust.floor("c") == 1.1
+    assert not trust.knows("c")
 
 
 @pytest.mark.parametrize("bound", ["conformal", "learned"])
