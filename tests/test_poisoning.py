@@ -213,7 +213,7 @@ def test_across_tenants_nothing_is_served_and_nothing_tells_that_there_is_anythi
         assert response.headers.get("x-gateway-entry") not in entries
         assert "x-gateway-similarity" not in response.headers
         only = "only" in (headers.get("x_gateway_cache"), headers.get("Cache_Control", "")[:4])
-        assert decided(response) == (("refuse", "not-cached") if only else ("forward", "partition-empty"))
+        assert decided(response) == (("refuse", "not_cached") if only else ("forward", "partition-empty"))
 
 
 def test_a_verdict_reaches_no_answer_of_another_tenant(start: Start, backend: ScriptedBackend) -> None:
