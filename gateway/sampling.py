@@ -177,7 +177,8 @@ class Sampling:
         elif x.candidates and x.ruling is not None and self._terms.share:
             share = self.trust.below(x.ruling.category)
             if self._draw() < share:
-                self._begin(None, self._unmatched(x, fresh, 1 / share), free=True)
+                sample = Sample(x, x.candidates[0], 1 / share, False)
+                self._begin(sample, self._unmatched(sample, fresh), free=True)
 
     def _drawn(self, x: Exchange, candidate: Candidate, *, served: bool) -> Sample | None:
         assert x.ruling is not None
@@ -197,7 +198,7 @@ class Sampling:
 
     # ── beside the traffic ──────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, sample: Sample | None, work: Any, *, free: bool = False) -> None:
+    def _begin(self, sample: Sample, work: Any, *, free: bool = False) -> None:
         """Start judging, where there is time for it. `free`: it takes no call of the model that answers."""
         why = self._prevented(sample, free)
         if why:
@@ -208,7 +209,7 @@ class Sampling:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _prevented(self, sample: Sample | None, free: bool) -> str:
+    def _prevented(self, sample: Sample, free: bool) -> str:
         now = self._clock()
         self._allowed = min(
             self._terms.per_minute, self._allowed + (now - self._at) * self._terms.per_minute / 60
@@ -218,7 +219,6 @@ class Sampling:
             return "crowded"
         if free:
             return ""
-        assert sample is not None
         assert sample.x.request is not None
         if self._load(sample.x.request.model) > _PRESSED:
             return "busy"
@@ -227,14 +227,16 @@ class Sampling:
         self._allowed -= 1
         return ""
 
-    def _drop(self, sample: Sample | None, why: str) -> None:
+    def _drop(self, sample: Sample, why: str) -> None:
         self.samples[why] += 1
-        if sample is not None:
-            self.trust.missed(sample.category)
+        self.trust.missed(sample.category, served=sample.served)
 
-    async def _judged(self, sample: Sample | None, work: Any) -> None:
+    async def _judged(self, sample: Sample, work: Any) -> None:
         try:
             await work
+        except asyncio.CancelledError:
+            self._drop(sample, "cancelled")
+            raise
         except (GatewayError, EmbedderBusy, EmbedderFailed) as error:
             self._drop(sample, "failed")
             log.info("a sample was not judged: %s", error)
@@ -249,22 +251,25 @@ class Sampling:
 
     async def _compare(self, sample: Sample, fresh: Answer, keep: Callable[[], None] | None) -> None:
         document = await self._cache.document(sample.candidate.entry)
+        if document is None:
+            self._drop(sample, "gone")
         wrong = True if document is None else await self._weigh(sample, fresh, document)
         if wrong and keep is not None:
             keep()
 
-    async def _unmatched(self, x: Exchange, fresh: Answer, weight: float) -> None:
-        """A candidate below the operating point teaches where that should be."""
-        for each in x.candidates:
+    async def _unmatched(self, sample: Sample, fresh: Answer) -> None:
+        """The nearest candidate below the operating point that all else agrees to teaches where that should be."""
+        for each in sample.x.candidates:
             if each.verdict != "below-threshold" and not (
                 each.verdict == "verifier" and each.score is not None
             ):
                 continue
-            candidate = await self._scored(x, each)
-            document = None if candidate is None else await self._cache.document(candidate.entry)
-            if candidate is not None and document is not None:
-                await self._weigh(Sample(x, candidate, weight, False), fresh, document)
+            candidate = await self._scored(sample.x, each)
+            if candidate is not None:
+                await self._compare(replace(sample, candidate=candidate), fresh, None)
                 return
+        self.samples["void"] += 1
+        self.trust.void(sample.category)
 
     async def _scored(self, x: Exchange, candidate: Candidate) -> Candidate | None:
         """The candidate as it would have been, had it been near enough; None where guard or policy refuse it."""
@@ -376,9 +381,8 @@ class Sampling:
         self._told(category, wrong, True)
         if not wrong:
             return
-        partition, asked, stored = pair
         try:
-            vector: Vector | None = (await self._worker.encode([asked]))[0]
+            vector: Vector | None = (await self._worker.encode([pair[1]]))[0]
         except (EmbedderBusy, EmbedderFailed):
             vector = None  # the very pair is remembered all the same
         await self._remember(partition, asked, vector, stored)
@@ -406,7 +410,9 @@ class Sampling:
         self._tell()
 
     async def _read_negatives(self) -> None:
+        """Those not known here; what is too much for us is too much for the store."""
         self._version = await self._shelf.get_meta(_VERSION) or b""
+        unknown: list[tuple[str, bytes]] = []
         async for batch in self._shelf.shelf(_NEGATIVES):
             for key, raw in batch:
                 self.negatives.load(key, raw)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,29 @@ def test_praise_loosens_nothing(judging: Start, backend: ScriptedBackend) -> Non
     assert decided(gateway.ask(PAIRS[0][1])) == ("reuse", "hit")
 
 
+def test_a_request_has_one_verdict(judging: Start, backend: ScriptedBackend) -> None:
+    """Said a hundred times it counts once; said otherwise, the other counts, and the pair stays refused."""
+    gateway = judging({"trust": {"share": 0}})
+    stored(gateway, PAIRS[0][0])
+    hit = gateway.ask(PAIRS[0][1])
+
+    def told() -> tuple[int, int, float]:
+        known = trust(gateway)
+        return known["good"], known["bad"], known["excess"]
+
+    for verdict, times, expected in (
+        ("good", 5, (1, 0, 0.0)),
+        ("bad", 100, (0, 1, 1.0)),
+        ("good", 3, (1, 0, 1.0)),
+    ):
+        for _ in range(times):
+            given = {"request_id": hit.headers["x-request-id"], "verdict": verdict}
+            assert gateway.post("/v1/feedback", given).status_code == 200
+        assert told() == expected
+    assert gateway.app.trust.to_json()["default"]["risks"] == []
+    assert decided(gateway.ask(PAIRS[0][1])) == ("forward", "feedback")
+
+
 def test_shadow_tells_what_switching_on_would_have_done(judging: Start, backend: ScriptedBackend) -> None:
     backend.reply = lambda seen: "the same"
     gateway = judging(book=book(mode="shadow"))
@@ -251,6 +275,19 @@ def test_what_was_learned_survives_a_restart(
     quiet(gateway)
     gateway.run(gateway.app.sampling.save())
     assert trust(judging(tree))["hits"]["judged"] == 1
+
+
+def test_samples_that_are_lost_are_told(judging: Start, backend: ScriptedBackend) -> None:
+    """Of candidates below the operating point too, where no room was left to judge them."""
+    gateway = judging(book=book("max_error: 0.01").replace("0.85", "0.99"))
+    sampling = gateway.app.sampling
+    sampling._terms = replace(sampling._terms, in_flight=0)
+    towns = ("Ghent", "Basel", "Turku", "Porto", "Gdansk", "Linz", "Lund", "Cork", "Bari", "Brno", "Lyon", "Graz")
+    for town in towns:
+        stored(gateway, f"What is the history of the town of {town}?")
+        stored(gateway, f"What was the history of the town of {town}?")
+    assert sampling.samples["crowded"] >= 10
+    assert trust(gateway)["covered"] == pytest.approx(0.1)
 
 
 def test_the_floor_of_similarities_does_not_bind_a_verifiers_scores() -> None:

@@ -84,6 +84,9 @@ class Report:
     since: float | None = None  # unix seconds
     points: tuple[float, ...] = ()  # operating points in force, the first without load
     source: Literal["policy", "labels", "learned"] = "policy"  # where they come from
+    covered: float = (
+        1.0  # of the samples drawn of late, the part judged; it speaks for those lost, down to a tenth
+    )
     labels: int = 0  # look-ups in the window
     needed: int = 0  # look-ups from which an operating point can be certified
     good: int = 0  # feedback
@@ -145,6 +148,24 @@ class Tally:
         self.rate.load(state[7])
 
 
+@dataclass(slots=True)
+class Samples:
+    """Those drawn of late, of one kind: what became of them. Fading."""
+
+    judged: float = 0.0  # or found to be none: nothing was lost
+    missed: float = 0.0
+
+    def add(self, missed: bool) -> None:
+        self.judged = self.judged * 0.99 + (not missed)
+        self.missed = self.missed * 0.99 + missed
+
+    @property
+    def covered(self) -> float:
+        """The part that was judged."""
+        drawn = self.judged + self.missed
+        return max(_COVERED, self.judged / drawn) if self.missed > 0.0 and drawn >= 10 else 1.0
+
+
 class Category:
     """What is known of one category, within a window of look-ups. `share`: judged at least."""
 
@@ -169,7 +190,8 @@ class Category:
         self._drift = Drift()
         self._served, self._withheld = Tally(window), Tally(window)
         self._tenants: OrderedDict[str, Tally] = OrderedDict()
-        self._judged = self._missed = 0.0  # drawn samples, fading
+        # Those of served hits take a call of a model, and get lost where it is busy; the others do not.
+        self._samples = {True: Samples(), False: Samples()}
         self._good = self._bad = 0
         self.configure(terms)
 
@@ -252,16 +274,15 @@ class Category:
 
     # ── beside the traffic ──
 
-    def missed(self) -> None:
-        self._missed = self._missed * 0.99 + 1.0
-        self._judged *= 0.99
+    def drawn(self, served: bool, missed: bool) -> None:
+        """A sample that was lost, or turned out to be none."""
+        self._samples[served].add(missed)
 
     def judged(
         self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
     ) -> None:
-        weight = max(1.0, weight) / self._covered
-        self._judged = self._judged * 0.99 + 1.0
-        self._missed *= 0.99
+        weight = max(1.0, weight) / self._samples[served].covered
+        self._samples[served].add(missed=False)
         if s < self.terms.threshold:
             self._seen_below(s)
         if served:
@@ -395,9 +416,8 @@ class Category:
 
     @property
     def _covered(self) -> float:
-        """Of the samples drawn of late, the part that was judged."""
-        drawn = self._judged + self._missed
-        return max(_COVERED, self._judged / drawn) if self._missed > 0.0 and drawn >= 10 else 1.0
+        """Of the samples drawn of late, the part that was judged, of the kind that fared worse."""
+        return min(kind.covered for kind in self._samples.values())
 
     @property
     def _bound(self) -> float:
@@ -439,6 +459,7 @@ class Category:
             since=self.since,
             points=self.points or (self.terms.threshold,),
             source="learned" if self.learned is not None else source,
+            covered=self._covered,
             labels=self.lookups,
             needed=0 if self.terms.max_error is None else needed(self.terms.max_error, self._bound),
             good=self._good,
@@ -453,7 +474,7 @@ class Category:
             "seeded": self._seeded,
             "below": [self._below, self._below_at, self._seeds_below, self._half],
             "depth": [min(each, 2.0) for each in self._depth],
-            "samples": [self._judged, self._missed],
+            "samples": [[kind.judged, kind.missed] for kind in self._samples.values()],
             "risks": [list(risk) for risk in self._risks],
             "budget": [self._budget.excess, self._budget.closed],
             "expected": [self._drift.edges, self._drift.expected],
@@ -473,7 +494,8 @@ class Category:
         self._below, self._seeds_below = float(state["below"][0]), float(state["below"][2])
         self._below_at, self._half = int(state["below"][1]), int(state["below"][3])
         self._depth = [float(each) for each in state["depth"]]
-        self._judged, self._missed = map(float, state["samples"])
+        for kind, (judged, missed) in zip(self._samples.values(), state["samples"], strict=True):
+            kind.judged, kind.missed = float(judged), float(missed)
         risks = (Risk(int(at), float(s), float(weight)) for at, s, weight in state["risks"])
         self._risks = deque(risks, self._window)
         self._drift.edges, self._drift.expected = state["expected"]

@@ -97,11 +97,17 @@ class Trust:
         known = self._categories.get(category)
         return self._share if known is None else known.below()
 
-    def missed(self, category: str) -> None:
-        """A sample was drawn and could not be judged (no budget, no answer): others must speak for it."""
+    def missed(self, category: str, *, served: bool = True) -> None:
+        """A sample was drawn and could not be judged (no budget, no answer): others of its kind must speak for it."""
         known = self._categories.get(category)
         if known is not None:
-            known.missed()
+            known.drawn(served, missed=True)
+
+    def void(self, category: str) -> None:
+        """A sample of what was not served turned out to be none: guard or policy refuse all of its candidates."""
+        known = self._categories.get(category)
+        if known is not None:
+            known.drawn(served=False, missed=False)
 
     def judged(
         self,

@@ -236,6 +236,24 @@ def test_what_is_saved_is_taken_up(bound: str) -> None:
     assert again.to_json() == trust.to_json()
 
 
+def test_those_judged_speak_for_the_lost_of_their_own_kind() -> None:
+    """A busy model loses samples of served hits; what costs no call is judged all the same."""
+    trust = room()
+    for at in range(2000):
+        trust.looked("c")
+        if at % 2:
+            trust.missed("c")
+        else:
+            trust.judged("c", "t", 0.95, wrong=False, weight=10.0)
+        trust.judged("c", "t", 0.85, wrong=False, weight=4.0, served=False)
+        trust.void("c")
+    assert trust.report()["c"].covered == pytest.approx(0.5, abs=0.01)
+    trust.judged("c", "t", 0.95, wrong=True, weight=10.0)
+    trust.judged("c", "t", 0.85, wrong=True, weight=4.0, served=False)
+    served, other = (weight for _, _, weight in trust.to_json()["c"]["risks"])
+    assert (served, other) == (pytest.approx(20.0, rel=0.02), pytest.approx(4.0))
+
+
 def test_memory_is_bounded() -> None:
     trust = Trust(window=500)
     trust.configure({"c": Terms(max_error=0.01)})
