@@ -373,8 +373,14 @@ class Sampling:
         wrong: bool,
         entry: int | None,
         pair: tuple[bytes, str, str],
+        instead: str = "",
     ) -> None:
-        """A user's verdict on a semantic hit. `pair`: partition, the question asked and the one that was stored."""
+        """A user's verdict on a semantic hit. `pair`: partition, the question asked and the one that was stored.
+
+        instead: the verdict that it replaces. A pair once called wrong is refused for good, whatever is said later.
+        """
+        if instead:
+            self.trust.retract(category, tenant, statistic, wrong=instead == "bad")
         self.trust.judged(
             category, tenant, statistic, wrong=wrong, served=True, entry=entry, source="feedback"
         )

@@ -314,6 +314,22 @@ class Category:
                 return  # one tenant's word must not close a category for the others: samples will tell
         self._wrong(s, 1.0, served)
 
+    def untold(self, tenant: str, s: float, wrong: bool) -> None:
+        """Feedback taken back."""
+        if not wrong:
+            self._good -= 1
+            return
+        self._bad -= 1
+        tally = self._tenants.get(tenant)
+        if tally is not None and tally.complaints > 0:
+            tally.complaints -= 1
+            if tally.complaints >= _VOICE * self.terms.allowance:
+                return  # it was heard no more when this was said
+        mine = next((risk for risk in reversed(self._risks) if risk.s == s and risk.weight == 1.0), None)
+        if mine is not None:
+            self._risks.remove(mine)
+            self._refresh(0.02)
+
     def _wrong(self, s: float, weight: float, served: bool) -> None:
         self._risks.append(Risk(self._live, s, weight))
         spends = served or (self._budget.closed and s >= self._operating)

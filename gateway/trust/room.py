@@ -136,6 +136,17 @@ class Trust:
             known.judged(tenant, s, wrong, weight, served, entry)
         self._publish()
 
+    def retract(self, category: str, tenant: str, s: float, *, wrong: bool) -> None:
+        """Take back what "feedback" has counted: somebody thinks otherwise now.
+
+        What a bad one has spent of the budget is earned back by look-ups as ever, or verdicts could be saved up to
+        be taken back when the budget is needed.
+        """
+        known = self._categories.get(category)
+        if known is not None:
+            known.untold(tenant, s, wrong)
+            self._publish()
+
     def knows(self, category: str) -> bool:
         """Whether it is configured: of others nothing is learned."""
         return category in self._categories
