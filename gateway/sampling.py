@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class Shelf(Protocol):
     """The part of the store that keeps small records. Raises StoreError, nothing else."""
 
     async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None: ...
+
+    async def unshelve(self, kind: str, keys: Sequence[str]) -> None: ...
 
     def shelf(self, kind: str) -> Any: ...
 
@@ -126,6 +128,7 @@ class Sampling:
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowed, self._at = terms.per_minute, clock()
         self._changed = False
+        self._due: dict[str, bytes] = {}  # wrong pairs that the store has not taken yet
         self._version = b""
         self.ready = False  # what was learned before has been read
         self.samples: Counter[str] = Counter()  # by outcome
@@ -298,7 +301,8 @@ class Sampling:
         same, how = await self._judge.same(_question(x), new, old, x)
         self._learn(sample, wrong=not same, how=how)
         if not same and sample.served and how in _SURE:
-            await self._remember(x.partition, _question(x), x.vector, sample.candidate.entry.question)
+            pair = x.partition, _question(x), sample.candidate.entry.question
+            await self._remember(x.tenant, pair, x.vector)
         return not same
 
     def _learn(self, sample: Sample, *, wrong: bool, how: str) -> None:
@@ -391,15 +395,26 @@ class Sampling:
             vector: Vector | None = (await self._worker.encode([pair[1]]))[0]
         except (EmbedderBusy, EmbedderFailed):
             vector = None  # the very pair is remembered all the same
-        await self._remember(partition, asked, vector, stored)
+        await self._remember(tenant, pair, vector)
 
-    async def _remember(self, partition: bytes, asked: str, vector: Vector | None, stored: str) -> None:
+    async def _remember(self, tenant: str, pair: tuple[bytes, str, str], vector: Vector | None) -> None:
         """A wrong pair: at once here, then durably, for all who share the store."""
-        key, record = self.negatives.add(partition, asked, vector, stored)
+        partition, asked, stored = pair
+        key, record = self.negatives.add(partition, asked, vector, stored, tenant)
+        self._due[key] = record
+        await self._keep_pairs()
+
+    async def _keep_pairs(self) -> None:
+        """What the store does not take stays due, as long as it is known here."""
+        due = self._due = {key: record for key, record in self._due.items() if key in self.negatives}
+        if not due:
+            return
         try:
-            await self._shelf.shelve(_NEGATIVES, {key: record})
-            version = f"{time.time_ns()}".encode()
-            await self._shelf.put_meta(_VERSION, version)
+            await self._shelf.shelve(_NEGATIVES, due)
+            await self._shelf.put_meta(_VERSION, f"{time.time_ns()}".encode())
+            for key in [key for key, record in due.items() if self._due.get(key) is record]:
+                self._due.pop(key)
+            await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
         except StoreError as error:
             self.failures["remember"] += 1
             log.warning("a wrong pair is not saved: %s", error)
@@ -420,8 +435,9 @@ class Sampling:
         self._version = await self._shelf.get_meta(_VERSION) or b""
         unknown: list[tuple[str, bytes]] = []
         async for batch in self._shelf.shelf(_NEGATIVES):
-            for key, raw in batch:
-                self.negatives.load(key, raw)
+            unknown += [(key, raw) for key, raw in batch if key not in self.negatives]
+        self.negatives.load(unknown)
+        await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
 
     async def follow(self) -> None:
         """What others who share the store remember is known here within a moment; for ever."""
@@ -442,6 +458,7 @@ class Sampling:
 
     async def save(self) -> None:
         """Put what was learned into the store; what it does not take stays due."""
+        await self._keep_pairs()
         if not (self._changed and self.ready):
             return
         self._changed = False

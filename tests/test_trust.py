@@ -164,6 +164,33 @@ def test_feedback_is_durable_and_reaches_everyone_on_the_store(
     assert decided(third.ask(asked))[0] == "reuse"
 
 
+def test_more_wrong_pairs_than_there_is_room_for_settle(start: Start, tmp_path: Path) -> None:
+    """Here, in the store, and with everybody on it."""
+    tree = {"store": {"kind": "sqlite", "path": str(tmp_path / "shared.db")}}
+    gateways = [start(tree) for _ in range(2)]
+    one, two = (gateway.app.sampling for gateway in gateways)
+    one.negatives.limit = two.negatives.limit = 5
+    for number in range(12):
+        gateways[0].run(one._remember("t", (b"partition", f"question {number}", "stored"), None))
+
+    async def shelved() -> set[str]:
+        return {key async for batch in one._shelf.shelf("negative") for key, _ in batch}
+
+    def settled() -> bool:
+        keys = gateways[0].run(shelved())
+        return len(keys) == 5 and all(key in each.negatives for key in keys for each in (one, two))
+
+    deadline = time.monotonic() + 5
+    while not settled():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    two.negatives.load = lambda records: pytest.fail("what is known is read again") if list(records) else None
+    gateways[0].run(one._shelf.put_meta("negatives", b"changed"))
+    time.sleep(0.6)
+    assert two._version == b"changed"
+    assert not two.failures
+
+
 def test_praise_loosens_nothing(judging: Start, backend: ScriptedBackend) -> None:
     gateway = judging({"trust": {"share": 0}})
     stored(gateway, PAIRS[0][0])
