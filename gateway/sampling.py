@@ -9,17 +9,17 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
-
-import orjson
 
 from gateway.asking import Asker
 from gateway.calibration import FLOOR
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, StoreError
 from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse
 from gateway.interfaces import Vector
+from gateway.journal import Journal
+from gateway.journal import Shelf as Records
 from gateway.judge import Judge
 from gateway.trust.negatives import Negatives
 from gateway.trust.room import Report, Trust
@@ -29,7 +29,7 @@ log = logging.getLogger("gateway.judged")
 _PRESSED = 0.7  # load of a model above which none of its answers is asked for again
 _SAVE_SECONDS = 30.0
 _FOLLOW_SECONDS = 0.25
-_NEGATIVES, _STATE, _VERSION = "negative", "trust", "negatives"  # shelves, and the counter of the first
+_NEGATIVES, _VERSION = "negative", "negatives"  # the shelf of wrong pairs, and its counter
 _SURE = ("model", "plain")  # how a hit must have been judged wrong to be remembered as a pair
 
 
@@ -49,14 +49,8 @@ class Worker(Protocol):
     ) -> dict[int, float]: ...
 
 
-class Shelf(Protocol):
+class Shelf(Records, Protocol):
     """The part of the store that keeps small records. Raises StoreError, nothing else."""
-
-    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None: ...
-
-    async def unshelve(self, kind: str, keys: Sequence[str]) -> None: ...
-
-    def shelf(self, kind: str) -> Any: ...
 
     async def get_meta(self, key: str) -> bytes | None: ...
 
@@ -127,7 +121,7 @@ class Sampling:
         self._known = trust.conditions
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowed, self._at = terms.per_minute, clock()
-        self._changed = False
+        self._journal = Journal(trust, shelf)
         self._due: dict[str, bytes] = {}  # wrong pairs that the store has not taken yet
         self._version = b""
         self.ready = False  # what was learned before has been read
@@ -333,7 +327,6 @@ class Sampling:
         log.info("judged", extra={"fields": fields})
 
     def _told(self, category: str, wrong: bool, served: bool) -> None:
-        self._changed = True
         if served:
             self._found(category, wrong)
         self._tell()
@@ -424,9 +417,7 @@ class Sampling:
     async def restore(self) -> None:
         """Read what was learned before. Raises StoreError."""
         await self._read_negatives()
-        async for batch in self._shelf.shelf(_STATE):
-            for _, raw in batch:
-                self.trust.from_json(orjson.loads(raw))
+        await self._journal.read()
         self.ready = True
         self._tell()
 
@@ -459,13 +450,12 @@ class Sampling:
     async def save(self) -> None:
         """Put what was learned into the store; what it does not take stays due."""
         await self._keep_pairs()
-        if not (self._changed and self.ready):
+        if not self.ready:
             return
-        self._changed = False
         try:
-            await self._shelf.shelve(_STATE, {"state": orjson.dumps(self.trust.to_json())})
+            await self._journal.save()
+            self._tell()
         except StoreError as error:
-            self._changed = True
             self.failures["save"] += 1
             log.warning("what judged hits have taught is not saved yet: %s", error)
 

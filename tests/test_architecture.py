@@ -21,7 +21,7 @@ LAYERS = [
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration", "trust", "verifier"},
     {"proof"},
-    {"asking"},
+    {"asking", "journal"},
     {"judge"},
     {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},

@@ -309,7 +309,20 @@ def test_samples_that_are_lost_are_told(judging: Start, backend: ScriptedBackend
     gateway = judging(book=book("max_error: 0.01").replace("0.85", "0.99"))
     sampling = gateway.app.sampling
     sampling._terms = replace(sampling._terms, in_flight=0)
-    towns = ("Ghent", "Basel", "Turku", "Porto", "Gdansk", "Linz", "Lund", "Cork", "Bari", "Brno", "Lyon", "Graz")
+    towns = (
+        "Ghent",
+        "Basel",
+        "Turku",
+        "Porto",
+        "Gdansk",
+        "Linz",
+        "Lund",
+        "Cork",
+        "Bari",
+        "Brno",
+        "Lyon",
+        "Graz",
+    )
     for town in towns:
         stored(gateway, f"What is the history of the town of {town}?")
         stored(gateway, f"What was the history of the town of {town}?")
@@ -334,6 +347,24 @@ def test_the_floor_of_similarities_does_not_bind_a_verifiers_scores() -> None:
         room.configure(composition.trust_terms(composition.policy(from_json(tree), verifier)))
         room.seed("default", s, [0.5 < each < 0.6 for each in s])
         assert room.conditions.points["default"][0] == pytest.approx(least, abs=0.002)
+
+
+def test_gateways_on_one_store_learn_together(
+    judging: Start, backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    """Whoever saves last has the last word over nobody, and a restart counts nothing twice."""
+    backend.reply = lambda seen: "the same"
+    tree = {"store": {"kind": "sqlite", "path": str(tmp_path / "kept.db")}}
+    gateways = [judging(tree), judging(tree)]
+    for gateway, (asked, again) in zip(gateways, PAIRS, strict=False):
+        stored(gateway, asked)
+        assert decided(gateway.ask(again)) == ("reuse", "hit")
+        quiet(gateway)
+    for gateway in [*gateways, *gateways]:
+        gateway.run(gateway.app.sampling.save())
+    for gateway in [*gateways, judging(tree)]:
+        hits = trust(gateway)["hits"]
+        assert (hits["lookups"], hits["hits"], hits["judged"]) == (4, 2, 2)
 
 
 def test_the_judging_model_is_a_listed_one() -> None:

@@ -34,6 +34,7 @@ _UNSEEN = 3.0  # −ln 5 %: wrong hits of which one in q is judged go unseen for
 _UNSTATED = 0.02  # error that a category without a budget is measured for
 _VOICE = 0.5  # of the allowance, what one tenant's complaints can spend, where it is not alone
 _THERE = 30  # candidates judged below the policy's threshold of late, without which no point goes below it
+_NEWS = 10_000  # observations that wait to be told to others, at most
 _COVERED = 0.1  # part of the drawn samples that must be judged at least for the others to be spoken for
 
 
@@ -114,14 +115,28 @@ class Tally:
     recent: float = 0.0  # hits, fading as the rate does
     rate: Rate = field(init=False)
     _at: int = 0
+    _given: tuple[int, int] = (0, 0)  # look-ups and hits that others know of
 
     def __post_init__(self) -> None:
         self.rate = Rate(self.memory)
 
-    def hit(self, at: int) -> None:
-        self.hits += 1
-        self.recent = self.recent * math.exp((self._at - at) / self.memory) + 1.0
+    def hit(self, at: int, hits: int = 1) -> None:
+        self.hits += hits
+        self.recent = self.recent * math.exp((self._at - at) / self.memory) + hits
         self._at = at
+
+    def changes(self) -> list[int]:
+        """Look-ups and hits here since this was asked last."""
+        before, self._given = self._given, (self.lookups, self.hits)
+        return [self.lookups - before[0], self.hits - before[1]]
+
+    def absorb(self, change: Sequence[int], at: int) -> None:
+        """Another's changes."""
+        lookups, hits = map(int, change)
+        self.lookups += lookups
+        if hits:
+            self.hit(at, hits)
+        self._given = self._given[0] + lookups, self._given[1] + hits
 
     def add(self, wrong: bool, weight: float, at: int) -> None:
         self.judged += 1
@@ -146,6 +161,7 @@ class Tally:
         self.lookups, self.hits, self.judged, self.wrong, self.complaints = map(int, state[:5])
         self.recent, self._at = float(state[5]), int(state[6])
         self.rate.load(state[7])
+        self._given = self.lookups, self.hits
 
 
 @dataclass(slots=True)
@@ -175,6 +191,8 @@ class Category:
         self.learned: Learned | None = None
         self._share, self._window = share, window
         self._live = 0  # look-ups since the state began
+        self._given = 0  # of them, those that others know of
+        self._news: deque[tuple[Any, ...]] = deque(maxlen=_NEWS)  # what was observed since, and when
         self._seeds = 0  # offline labels
         self._seeded = ""  # their digest
         self._below = self._seeds_below = 0.0  # judged below the policy's threshold: live, fading; labels
@@ -240,9 +258,7 @@ class Category:
         self._live += 1
         tally = self._tenants.get(tenant)
         if tally is None:
-            tally = self._tenants[tenant] = Tally(self._window)
-            if len(self._tenants) > TENANTS:
-                self._tenants.popitem(last=False)
+            tally = self._new(tenant)
         elif self._live & 15 == 0:  # the order need only be about right
             self._tenants.move_to_end(tenant)
         tally.lookups += 1
@@ -255,6 +271,12 @@ class Category:
         if self._budget.excess <= 0.0:
             self._reshare()
         return opened
+
+    def _new(self, tenant: str) -> Tally:
+        tally = self._tenants[tenant] = Tally(self._window)
+        if len(self._tenants) > TENANTS:
+            self._tenants.popitem(last=False)
+        return tally
 
     def share(self, s: float, tenant: str, served: bool) -> float:
         if served:
@@ -283,6 +305,12 @@ class Category:
     ) -> None:
         weight = max(1.0, weight) / self._samples[served].covered
         self._samples[served].add(missed=False)
+        self._news.append((self._live - self._given, "sample", tenant, s, wrong, weight, served, entry))
+        self._observed(tenant, s, wrong, weight, served, entry)
+
+    def _observed(
+        self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
+    ) -> None:
         if s < self.terms.threshold:
             self._seen_below(s)
         if served:
@@ -301,6 +329,10 @@ class Category:
 
     def told(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
         """Feedback: a bad one is evidence against, a good one is none in favour."""
+        self._news.append((self._live - self._given, "feedback", tenant, s, wrong, 1.0, served, entry))
+        self._heard(tenant, s, wrong, served, entry)
+
+    def _heard(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
         if not wrong:
             self._good += 1
             return
@@ -316,6 +348,10 @@ class Category:
 
     def untold(self, tenant: str, s: float, wrong: bool) -> None:
         """Feedback taken back."""
+        self._news.append((self._live - self._given, "retracted", tenant, s, wrong, 1.0, True, None))
+        self._unheard(tenant, s, wrong)
+
+    def _unheard(self, tenant: str, s: float, wrong: bool) -> None:
         if not wrong:
             self._good -= 1
             return
@@ -454,6 +490,48 @@ class Category:
         error = self.terms.max_error or _UNSTATED
         return max(self._share, min(1.0, _NEW / (error * max(1, self.lookups))))
 
+    # ── with others ──
+
+    def changes(self) -> dict[str, Any] | None:
+        """What happened here since this was asked last; None: nothing."""
+        tenants = {name: tally.changes() for name, tally in self._tenants.items()}
+        change = {
+            "statistic": self.terms.statistic,
+            "lookups": self._live - self._given,
+            "served": self._served.changes(),
+            "withheld": self._withheld.changes(),
+            "tenants": {name: each for name, each in tenants.items() if any(each)},
+            "news": list(self._news),
+        }
+        self._given = self._live
+        self._news.clear()
+        return change if change["lookups"] or change["news"] else None
+
+    def absorb(self, change: Mapping[str, Any]) -> None:
+        """What happened elsewhere, in its order; its look-ups earn as they do without load."""
+        passed = 0
+        for name, each in change["tenants"].items():
+            (self._tenants.get(name) or self._new(name)).absorb(each, self._live)
+        for at, source, tenant, s, wrong, weight, served, entry in change["news"]:
+            self._elsewhere(at - passed)
+            passed = at
+            if source == "sample":
+                self._observed(tenant, s, wrong, weight, served, entry)
+            elif source == "feedback":
+                self._heard(tenant, s, wrong, served, entry)
+            else:
+                self._unheard(tenant, s, wrong)
+        self._elsewhere(int(change["lookups"]) - passed)
+        self._served.absorb(change["served"], self._live)
+        self._withheld.absorb(change["withheld"], self._live)
+        self._refresh(0.02)
+        self._reshare()
+
+    def _elsewhere(self, lookups: int) -> None:
+        self._live += lookups
+        self._given += lookups
+        self._budget.passed((self.terms.max_error or 0.0) * lookups)
+
     # ── to tell, and to keep ──
 
     def report(self) -> Report:
@@ -506,6 +584,8 @@ class Category:
             return
         self.since = state["since"]
         self._live, self._seeds, self._good, self._bad = map(int, state["counts"])
+        self._given = self._live
+        self._news.clear()
         self._seeded = str(state["seeded"])
         self._below, self._seeds_below = float(state["below"][0]), float(state["below"][2])
         self._below_at, self._half = int(state["below"][1]), int(state["below"][3])

@@ -173,11 +173,32 @@ class Trust:
         """All that is known, as plain values for orjson."""
         return {name: known.to_json() for name, known in self._categories.items()}
 
-    def from_json(self, state: Mapping[str, Any]) -> None:
-        """Take up what `to_json` gave, for those configured and of the same statistic; before or after `seed`."""
+    def from_json(self, state: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Take up what `to_json` gave, for those configured and of the same statistic; before or after `seed`.
+
+        anew: of the others nothing stays.
+        """
         for name, known in self._categories.items():
-            if name in state:
+            if name in state and state[name]["statistic"] == known.terms.statistic:
                 known.from_json(state[name])
+            elif anew:
+                self._categories[name] = Category(known.terms, self._share, self._window)
+        self._publish()
+
+    def changes(self) -> dict[str, Any]:
+        """What was learned here since this was asked last, as plain values for orjson; empty where nothing was."""
+        found = {name: known.changes() for name, known in self._categories.items()}
+        return {name: change for name, change in found.items() if change is not None}
+
+    def absorb(self, changes: Mapping[str, Any]) -> None:
+        """What another process has learned (its `changes`), as if it had happened here.
+
+        Raises ValueError, KeyError or TypeError where it is something else.
+        """
+        for name, change in changes.items():
+            known = self._categories.get(name)
+            if known is not None and change["statistic"] == known.terms.statistic:
+                known.absorb(change)
         self._publish()
 
     def _publish(self) -> None:
