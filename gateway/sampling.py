@@ -419,6 +419,12 @@ class Sampling:
         await self._read_negatives()
         await self._journal.read()
         self.ready = True
+        self._heard()
+
+    def _heard(self) -> None:
+        """What others have learned counts here now."""
+        if unread := self._journal.unread + self.negatives.unread:
+            self.failures["unreadable"] = unread
         self._tell()
 
     async def _read_negatives(self) -> None:
@@ -454,7 +460,7 @@ class Sampling:
             return
         try:
             await self._journal.save()
-            self._tell()
+            self._heard()
         except StoreError as error:
             self.failures["save"] += 1
             log.warning("what judged hits have taught is not saved yet: %s", error)

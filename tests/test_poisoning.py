@@ -329,6 +329,7 @@ def test_a_timing_probe_learns_nothing_of_another_tenant(
 ) -> None:
     """Half of the questions were asked by A. B's answers differ in nothing, work done included, nor by the clock."""
     backend.reply = lambda seen: "the same"
+    backend.delay = 0.03
     gateway = start(TENANTS)
     cached = set(ASKED[::2])
     for question in ASKED[::2]:
@@ -346,8 +347,8 @@ def test_a_timing_probe_learns_nothing_of_another_tenant(
         seen[question in cached].add(repr((status, sorted(headers.items()), work.taken())))
     assert seen[True] == seen[False]
     assert len(seen[True]) == 1
-    # By chance alone 0.5 ± 0.12: six standard deviations would be 0.7 away, a tell-tale cache is at 0 or 1.
-    assert 0.1 < precedence(seconds[True], seconds[False]) < 0.9
+    # By chance 0.5 ± 0.12, and beyond these bounds once in a million; a cache that tells is at 0, as below.
+    assert 0.02 < precedence(seconds[True], seconds[False]) < 0.98
 
 
 def test_within_a_tenant_the_clock_tells_unless_hits_take_their_time(
