@@ -58,6 +58,7 @@ class Journal:
         self._turn = asyncio.Lock()  # a reading may not forget what a writing has just put down
         self._seen: set[str] = set()
         self._due: dict[str, bytes] = {}
+        self._begun = False  # once read
         self._sum: bytes | None = None  # as read last
         self._stood = 0.0  # since when
         self._covers: frozenset[str] = frozenset()
@@ -75,6 +76,7 @@ class Journal:
         raw = found.pop(_SUM, None)
         if raw is not None and raw != self._sum:
             self._begin(raw, found)
+        self._begun = True
         for key in sorted(found.keys() - self._seen):
             self._take(key, found[key])
         settled = self._clock() - self._stood >= self._grace
@@ -88,15 +90,15 @@ class Journal:
         try:
             told = orjson.loads(raw)
             covers, state = frozenset(map(str, told["covers"])), told["state"]
-            if self._sum is None or not covers <= self._seen | found.keys():
+            if not self._begun or not covers <= self._seen | found.keys():
                 self._note()  # what nobody else knows yet
-                self._trust.from_json(state, anew=self._sum is not None)
+                self._trust.from_json(state, anew=True)
                 self._seen = set(covers)
                 for key in self._due.keys() - covers:
                     self._take(key, self._due[key])
         except (ValueError, KeyError, TypeError, AttributeError):
             self.unread += 1
-            return
+            covers = frozenset()
         self._sum, self._stood, self._covers = raw, self._clock(), covers
 
     def _take(self, key: str, raw: bytes) -> None:
@@ -115,11 +117,12 @@ class Journal:
             raise StoreError("the journal: too slow") from error
 
     async def _save(self) -> None:
-        there = await self._read()
+        there, total = await self._read(), None
         if len(self._due) < _DUE:
             self._note()
-        # In one breath with the changes: the sum is all that was seen, and nothing that is yet to be told.
-        total = self._total() if there + len(self._due) > self._records else None
+            # In one breath: a sum is all that was seen, and nothing that is yet to be told.
+            if there + len(self._due) > self._records:
+                total = self._total()
         due = dict(self._due)
         if due:
             await self._shelf.shelve(_KIND, due)

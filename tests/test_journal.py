@@ -111,6 +111,23 @@ def test_who_was_away_too_long_begins_with_the_sum_and_keeps_its_own() -> None:
     fleet.agreed()
 
 
+def test_what_the_store_does_not_take_for_long_is_told_once_it_does() -> None:
+    """More than may be due: the rest waits where it was learned, and no sum is made of what is yet to be told."""
+    fleet = Fleet(2)
+    fleet.store.away = True
+    for _ in range(80):
+        fleet.happen(0, 0.95, wrong=True, judged=True, complaint=False)
+        with pytest.raises(StoreError):
+            fleet.save(0)
+    fleet.store.away = False
+    fleet.save(0)
+    fleet.happen(0, 0.95, wrong=True, judged=True, complaint=False)
+    newcomer = fleet.start()
+    fleet.agreed()
+    fleet.replicas.append(newcomer)
+    fleet.agreed()
+
+
 def test_restarts_leave_nothing_behind() -> None:
     fleet = Fleet(1, records=8)
     for _ in range(60):
