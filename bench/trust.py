@@ -19,14 +19,13 @@ from bench.accuracy.pairs import intent_pairs, question_pairs
 from bench.accuracy.vectors import vectors
 from bench.replay.stream import Stream, classes, zipf
 from gateway.cache.guard import Guard
-from gateway.calibration import operating_point
+from gateway.calibration import FLOOR, operating_point
 from gateway.embedding.sentence import SentenceEmbedder
 from gateway.trust.learned import Learned
 from gateway.trust.room import Terms, Trust
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = 20
-FLOOR = 0.70
 Array = np.ndarray[Any, Any]
 
 

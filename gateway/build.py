@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.cache.guard import CHECKS, Guard
+from gateway.calibration import FLOOR
 from gateway.config import (
     AdaptConfig,
     BackendConfig,
@@ -32,6 +33,7 @@ from gateway.pipeline import Settings
 from gateway.policy.book import Book
 from gateway.policy.load import LoadTerms
 from gateway.policy.policy import Policy
+from gateway.proof import LEAST
 from gateway.rehearsal import Terms as RehearsalTerms
 from gateway.routing.admission import Queue
 from gateway.routing.fleet import Backend, Fleet, Model
@@ -150,6 +152,7 @@ def trust_terms(policy: Policy) -> dict[str, TrustTerms]:
             load_max_error=category.load.max_error,
             bound=category.cache.bound,
             uncalibrated=category.cache.uncalibrated,
+            floor=FLOOR if policy.statistic(category.name) == "cosine" else LEAST,
             statistic=policy.statistic(category.name),
         )
         for category in policy.book.categories

@@ -4,19 +4,19 @@ Works on one's own pairs and on whatever embedder and guard serve. It proposes; 
 """
 
 import gzip
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
-from gateway.calibration import Point, curve, needed, operating_point
+from gateway.calibration import FLOOR, Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector, Verifier
-from gateway.proof import ABOVE, FLOOR, SIGNIFICANT, WORDING, Proof, better, prove
+from gateway.proof import ABOVE, SIGNIFICANT, WORDING, Proof, better, prove
 
 ALL = "*"  # every category together
 BATCH = 64
@@ -24,6 +24,7 @@ REFUSED = (
     -1.0
 )  # statistic of a pair the guard vetoes: a look-up without a candidate, which no threshold lets hit
 STEPS = 4  # of the error that load may spend
+_PLACES = Decimal("0.0001")
 
 
 class Judge(Protocol):
@@ -291,8 +292,11 @@ def sides(pairs: Sequence[Pair], embedder: Embedder) -> tuple[Vector, Vector]:
 
 
 def rounded_up(threshold: float) -> float:
-    """To four places, as policies state it: never looser than certified."""
-    return min(math.ceil(threshold * 10_000) / 10_000, 1.0)
+    """To four places, as policies state it: never looser than certified, but for one above 1, which none may state.
+
+    In decimals: a product of floats may fall back upon the very similarity that the threshold lies just above.
+    """
+    return min(float(Decimal(threshold).quantize(_PLACES, ROUND_CEILING)), 1.0)
 
 
 def agree(guard: Judge, pair: Texts, waived: Collection[str] = ()) -> bool:

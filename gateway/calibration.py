@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+# The least cosine similarity of anything that is compared, judged or served: below it texts merely share a topic, with
+# any of the usual sentence encoders. Of cosines alone: a verifier's score has a scale of its own.
+FLOOR = 0.70
 # No stricter threshold than an identical vector exists; above it nothing is reused.
 NEVER = 1.0 + 1e-6
 

@@ -24,7 +24,7 @@ class Feedback:
     async def take(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response.
 
-        A bad one removes what was stored; a semantic hit's entry stays for those it was right for, but is never
+        One for each: the same again counts once, another replaces what was said before. A bad one removes what was stored; a semantic hit's entry stays for those it was right for, but is never
         served again to this question or its near neighbours.
         """
         if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
@@ -37,14 +37,17 @@ class Feedback:
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
         if receipt.pair is not None:
-            await self._sampling.told(
-                receipt.category,
-                tenant,
-                receipt.statistic,
-                wrong=verdict == "bad",
-                entry=receipt.entry,
-                pair=receipt.pair,
-            )
+            before = self._receipts.judged(tenant, given["request_id"], verdict)
+            if verdict != before:
+                await self._sampling.told(
+                    receipt.category,
+                    tenant,
+                    receipt.statistic,
+                    wrong=verdict == "bad",
+                    entry=receipt.entry,
+                    pair=receipt.pair,
+                    instead=before,
+                )
             return {"request_id": given["request_id"], "verdict": verdict, "removed": 0}
         if receipt.decision in ("offload", "forward"):
             self._offloading.label(tenant, given["request_id"], outcome)

@@ -46,7 +46,7 @@ async def seed(trust: Trust, policy: Policy, worker: Worker, verifier: Verifier 
     )
     used = 0
     for category, (statistics, wrong) in found.items():
-        if trust.floor(category) <= 1.0:  # configured
+        if trust.knows(category):
             trust.seed(category, statistics, wrong)
             used += len(wrong)
     log.info("labels read", extra={"fields": {"pairs": len(pairs), "used": used}})

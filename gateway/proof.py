@@ -11,11 +11,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from gateway.calibration import operating_point
+from gateway.calibration import FLOOR, operating_point
 from gateway.policy import fields
 
-FLOOR = 0.70  # no operating point of similarity goes lower: texts that merely share a topic match there
-ABOVE = 0.70  # similarity from which candidates are scored
+ABOVE = FLOOR  # similarity from which candidates are scored
 LEAST = 0.5  # no operating point of the score goes lower: a hit is more probably right than wrong
 WORDING: tuple[str, ...] = get_args(fields.Wording)  # checks of the guard that a score may stand in for
 SIGNIFICANT = 0.025  # with and without the guard's checks of wording: two chances, 5 % together

@@ -28,6 +28,7 @@ class Remembered(NamedTuple):
         None  # of a semantic hit: partition, question asked, question stored
     )
     statistic: float = 0.0  # what it was decided by
+    verdict: str = ""  # of a semantic hit, once there is one
 
 
 class Receipts:
@@ -65,6 +66,12 @@ class Receipts:
     def find(self, tenant: str, request_id: str) -> Remembered | None:
         found = self._kept.get((tenant, request_id))
         return found if found is not None and found.at > self._clock() - _DAY else None
+
+    def judged(self, tenant: str, request_id: str, verdict: str) -> str:
+        """Keep the verdict on a known answer; gives the one before."""
+        found = self._kept[tenant, request_id]
+        self._kept[tenant, request_id] = found._replace(verdict=verdict)
+        return found.verdict
 
     def find_any(self, request_id: str) -> list[Remembered]:
         """For the admin, who sees all tenants."""

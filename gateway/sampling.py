@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-import orjson
-
 from gateway.asking import Asker
+from gateway.calibration import FLOOR
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, StoreError
 from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse
 from gateway.interfaces import Vector
+from gateway.journal import Journal
+from gateway.journal import Shelf as Records
 from gateway.judge import Judge
 from gateway.trust.negatives import Negatives
 from gateway.trust.room import Report, Trust
@@ -28,7 +29,7 @@ log = logging.getLogger("gateway.judged")
 _PRESSED = 0.7  # load of a model above which none of its answers is asked for again
 _SAVE_SECONDS = 30.0
 _FOLLOW_SECONDS = 0.25
-_NEGATIVES, _STATE, _VERSION = "negative", "trust", "negatives"  # shelves, and the counter of the first
+_NEGATIVES, _VERSION = "negative", "negatives"  # the shelf of wrong pairs, and its counter
 _SURE = ("model", "plain")  # how a hit must have been judged wrong to be remembered as a pair
 
 
@@ -48,12 +49,8 @@ class Worker(Protocol):
     ) -> dict[int, float]: ...
 
 
-class Shelf(Protocol):
+class Shelf(Records, Protocol):
     """The part of the store that keeps small records. Raises StoreError, nothing else."""
-
-    async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None: ...
-
-    def shelf(self, kind: str) -> Any: ...
 
     async def get_meta(self, key: str) -> bytes | None: ...
 
@@ -124,7 +121,8 @@ class Sampling:
         self._known = trust.conditions
         self._tasks: set[asyncio.Task[None]] = set()
         self._allowed, self._at = terms.per_minute, clock()
-        self._changed = False
+        self._journal = Journal(trust, shelf)
+        self._due: dict[str, bytes] = {}  # wrong pairs that the store has not taken yet
         self._version = b""
         self.ready = False  # what was learned before has been read
         self.samples: Counter[str] = Counter()  # by outcome
@@ -176,7 +174,8 @@ class Sampling:
         elif x.candidates and x.ruling is not None and self._terms.share:
             share = self.trust.below(x.ruling.category)
             if self._draw() < share:
-                self._begin(None, self._unmatched(x, fresh, 1 / share), free=True)
+                sample = Sample(x, x.candidates[0], 1 / share, False)
+                self._begin(sample, self._unmatched(sample, fresh), free=True)
 
     def _drawn(self, x: Exchange, candidate: Candidate, *, served: bool) -> Sample | None:
         assert x.ruling is not None
@@ -196,7 +195,7 @@ class Sampling:
 
     # ── beside the traffic ──────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, sample: Sample | None, work: Any, *, free: bool = False) -> None:
+    def _begin(self, sample: Sample, work: Any, *, free: bool = False) -> None:
         """Start judging, where there is time for it. `free`: it takes no call of the model that answers."""
         why = self._prevented(sample, free)
         if why:
@@ -207,7 +206,7 @@ class Sampling:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _prevented(self, sample: Sample | None, free: bool) -> str:
+    def _prevented(self, sample: Sample, free: bool) -> str:
         now = self._clock()
         self._allowed = min(
             self._terms.per_minute, self._allowed + (now - self._at) * self._terms.per_minute / 60
@@ -217,7 +216,6 @@ class Sampling:
             return "crowded"
         if free:
             return ""
-        assert sample is not None
         assert sample.x.request is not None
         if self._load(sample.x.request.model) > _PRESSED:
             return "busy"
@@ -226,14 +224,16 @@ class Sampling:
         self._allowed -= 1
         return ""
 
-    def _drop(self, sample: Sample | None, why: str) -> None:
+    def _drop(self, sample: Sample, why: str) -> None:
         self.samples[why] += 1
-        if sample is not None:
-            self.trust.missed(sample.category)
+        self.trust.missed(sample.category, served=sample.served)
 
-    async def _judged(self, sample: Sample | None, work: Any) -> None:
+    async def _judged(self, sample: Sample, work: Any) -> None:
         try:
             await work
+        except asyncio.CancelledError:
+            self._drop(sample, "cancelled")
+            raise
         except (GatewayError, EmbedderBusy, EmbedderFailed) as error:
             self._drop(sample, "failed")
             log.info("a sample was not judged: %s", error)
@@ -248,28 +248,32 @@ class Sampling:
 
     async def _compare(self, sample: Sample, fresh: Answer, keep: Callable[[], None] | None) -> None:
         document = await self._cache.document(sample.candidate.entry)
+        if document is None:
+            self._drop(sample, "gone")
         wrong = True if document is None else await self._weigh(sample, fresh, document)
         if wrong and keep is not None:
             keep()
 
-    async def _unmatched(self, x: Exchange, fresh: Answer, weight: float) -> None:
-        """A candidate below the operating point teaches where that should be."""
-        for each in x.candidates:
+    async def _unmatched(self, sample: Sample, fresh: Answer) -> None:
+        """The nearest candidate below the operating point that all else agrees to teaches where that should be."""
+        for each in sample.x.candidates:
             if each.verdict != "below-threshold" and not (
                 each.verdict == "verifier" and each.score is not None
             ):
                 continue
-            candidate = await self._scored(x, each)
-            document = None if candidate is None else await self._cache.document(candidate.entry)
-            if candidate is not None and document is not None:
-                await self._weigh(Sample(x, candidate, weight, False), fresh, document)
+            candidate = await self._scored(sample.x, each)
+            if candidate is not None:
+                await self._compare(replace(sample, candidate=candidate), fresh, None)
                 return
+        self.samples["void"] += 1
+        self.trust.void(sample.category)
 
     async def _scored(self, x: Exchange, candidate: Candidate) -> Candidate | None:
         """The candidate as it would have been, had it been near enough; None where guard or policy refuse it."""
         entry, guard, ruling = candidate.entry, x.policy.guard, x.ruling
         assert ruling is not None
-        if candidate.similarity < self.trust.floor(ruling.category):
+        least = FLOOR if ruling.score is None else ruling.threshold  # from which the verifier is asked
+        if candidate.similarity < least or not self.trust.knows(ruling.category):
             return None
         if candidate.score is not None:  # it has been through all of this
             return candidate
@@ -292,7 +296,8 @@ class Sampling:
         same, how = await self._judge.same(_question(x), new, old, x)
         self._learn(sample, wrong=not same, how=how)
         if not same and sample.served and how in _SURE:
-            await self._remember(x.partition, _question(x), x.vector, sample.candidate.entry.question)
+            pair = x.partition, _question(x), sample.candidate.entry.question
+            await self._remember(x.tenant, pair, x.vector)
         return not same
 
     def _learn(self, sample: Sample, *, wrong: bool, how: str) -> None:
@@ -323,7 +328,6 @@ class Sampling:
         log.info("judged", extra={"fields": fields})
 
     def _told(self, category: str, wrong: bool, served: bool) -> None:
-        self._changed = True
         if served:
             self._found(category, wrong)
         self._tell()
@@ -368,28 +372,44 @@ class Sampling:
         wrong: bool,
         entry: int | None,
         pair: tuple[bytes, str, str],
+        instead: str = "",
     ) -> None:
-        """A user's verdict on a semantic hit. `pair`: partition, the question asked and the one that was stored."""
+        """A user's verdict on a semantic hit. `pair`: partition, the question asked and the one that was stored.
+
+        instead: the verdict that it replaces. A pair once called wrong is refused for good, whatever is said later.
+        """
+        if instead:
+            self.trust.retract(category, tenant, statistic, wrong=instead == "bad")
         self.trust.judged(
             category, tenant, statistic, wrong=wrong, served=True, entry=entry, source="feedback"
         )
         self._told(category, wrong, True)
         if not wrong:
             return
-        partition, asked, stored = pair
         try:
-            vector: Vector | None = (await self._worker.encode([asked]))[0]
+            vector: Vector | None = (await self._worker.encode([pair[1]]))[0]
         except (EmbedderBusy, EmbedderFailed):
             vector = None  # the very pair is remembered all the same
-        await self._remember(partition, asked, vector, stored)
+        await self._remember(tenant, pair, vector)
 
-    async def _remember(self, partition: bytes, asked: str, vector: Vector | None, stored: str) -> None:
+    async def _remember(self, tenant: str, pair: tuple[bytes, str, str], vector: Vector | None) -> None:
         """A wrong pair: at once here, then durably, for all who share the store."""
-        key, record = self.negatives.add(partition, asked, vector, stored)
+        partition, asked, stored = pair
+        key, record = self.negatives.add(partition, asked, vector, stored, tenant)
+        self._due[key] = record
+        await self._keep_pairs()
+
+    async def _keep_pairs(self) -> None:
+        """What the store does not take stays due, as long as it is known here."""
+        due = self._due = {key: record for key, record in self._due.items() if key in self.negatives}
+        if not due:
+            return
         try:
-            await self._shelf.shelve(_NEGATIVES, {key: record})
-            version = f"{time.time_ns()}".encode()
-            await self._shelf.put_meta(_VERSION, version)
+            await self._shelf.shelve(_NEGATIVES, due)
+            await self._shelf.put_meta(_VERSION, f"{time.time_ns()}".encode())
+            for key in [key for key, record in due.items() if self._due.get(key) is record]:
+                self._due.pop(key)
+            await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
         except StoreError as error:
             self.failures["remember"] += 1
             log.warning("a wrong pair is not saved: %s", error)
@@ -399,17 +419,24 @@ class Sampling:
     async def restore(self) -> None:
         """Read what was learned before. Raises StoreError."""
         await self._read_negatives()
-        async for batch in self._shelf.shelf(_STATE):
-            for _, raw in batch:
-                self.trust.from_json(orjson.loads(raw))
+        await self._journal.read()
         self.ready = True
+        self._heard()
+
+    def _heard(self) -> None:
+        """What others have learned counts here now."""
+        if unread := self._journal.unread + self.negatives.unread:
+            self.failures["unreadable"] = unread
         self._tell()
 
     async def _read_negatives(self) -> None:
+        """Those not known here; what is too much for us is too much for the store."""
         self._version = await self._shelf.get_meta(_VERSION) or b""
+        unknown: list[tuple[str, bytes]] = []
         async for batch in self._shelf.shelf(_NEGATIVES):
-            for key, raw in batch:
-                self.negatives.load(key, raw)
+            unknown += [(key, raw) for key, raw in batch if key not in self.negatives]
+        self.negatives.load(unknown)
+        await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
 
     async def follow(self) -> None:
         """What others who share the store remember is known here within a moment; for ever."""
@@ -430,13 +457,13 @@ class Sampling:
 
     async def save(self) -> None:
         """Put what was learned into the store; what it does not take stays due."""
-        if not (self._changed and self.ready):
+        await self._keep_pairs()
+        if not self.ready:
             return
-        self._changed = False
         try:
-            await self._shelf.shelve(_STATE, {"state": orjson.dumps(self.trust.to_json())})
+            await self._journal.save()
+            self._heard()
         except StoreError as error:
-            self._changed = True
             self.failures["save"] += 1
             log.warning("what judged hits have taught is not saved yet: %s", error)
 

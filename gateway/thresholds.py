@@ -108,6 +108,8 @@ def _with(
         own = found.thresholds.get(category["name"])
         wanted = max(every, category["cache"]["threshold"]) if own is None else own
         category["cache"]["threshold"] = rounded_up(wanted)
+        if wanted > 1 and category["cache"]["mode"] == "semantic":  # even the same vector may be wrong
+            category["cache"]["mode"] = "exact"
         if verify:
             proof = found.proofs.get(category["name"])
             category["cache"]["verify"] = proof and {

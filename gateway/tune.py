@@ -19,12 +19,12 @@ import orjson
 
 from gateway import charts
 from gateway.calibrate import REFUSED, Judge, agree, read_pairs, rounded_up, sides
-from gateway.calibration import Point, curve, needed, operating_point
+from gateway.calibration import FLOOR, Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
 from gateway.policy.book import Book, Cache, diff
 from gateway.policy.edit import Change, Files
-from gateway.proof import FLOOR, LEAST
+from gateway.proof import LEAST
 
 log = logging.getLogger("gateway.tune")
 _STEP = 0.0025  # between two thresholds of a curve
@@ -257,6 +257,8 @@ def _proposed(evidence: Evidence, budget: float, present: Point, low: float) -> 
     if certified is None:
         what = "look-ups" if evidence.sampled else "non-duplicates"
         return None, f"needs {needed(budget, evidence.bound)} {what}, has {evidence.examples}"
+    if certified > 1:
+        return None, "not even identical vectors keep it: mode exact"
     point = evidence.point(rounded_up(max(certified, low)))
     if point.threshold <= present.threshold and point.hit_rate <= present.hit_rate:
         return None, "as it is"  # less is allowed, and would bring no hit

@@ -2,14 +2,18 @@
 
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.calibrate import ALL, FLOOR, calibrate, encode, read_pairs, run
+from gateway.calibrate import ALL, calibrate, encode, read_pairs, rounded_up, run
+from gateway.calibration import FLOOR, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Vector
 from gateway.policy.book import from_json
@@ -158,6 +162,28 @@ def test_a_budget_is_no_looser_than_that_of_all_pairs_together() -> None:
     alone = calibrate(similarity[:200], others[:200], agreed[:200], names[:200], 0.01, 0.1).budgets
     assert alone["lucky"][-1] < found["lucky"][-1] == found[ALL][-1]
     assert found["common"][-1] > found[ALL][-1]
+
+
+@settings(deadline=None)
+@given(st.floats(0.5, 1.0), st.integers(5_000, 10_000))
+def test_rounding_never_reaches_back_to_a_wrong_pair(similarity: float, places: int) -> None:
+    for s in (similarity, places / 10_000, math.nextafter(places / 10_000, 0)):
+        threshold = operating_point(np.array([s] * 200), np.ones(200, dtype=bool), 0.01)
+        assert threshold is not None
+        if threshold <= 1:
+            assert s < threshold <= rounded_up(threshold) < threshold + 1.01e-4
+
+
+def test_what_even_identical_vectors_do_not_certify_is_exact_only() -> None:
+    """No threshold of 1 keeps out a wrong pair of similarity 1."""
+    ones, others = np.ones(400), np.zeros(400, dtype=bool)
+    found = calibrate(ones, others, ~others, ["same"] * 400, 0.01)
+    tree = {
+        "categories": [{"name": "same"}, {"name": "seen", "cache": {"mode": "shadow"}}, {"name": "default"}]
+    }
+    book = _with(from_json(tree), found, None)
+    assert [category["cache"]["mode"] for category in book["categories"]] == ["exact", "shadow", "exact"]
+    assert from_json(book)
 
 
 def test_load_may_not_have_less_than_calm(tmp_path: Path) -> None:

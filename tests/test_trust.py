@@ -3,12 +3,16 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway import build as composition
 from gateway.config import build
+from gateway.policy.book import from_json
+from gateway.trust.room import Trust
 from tests.harness import Running, ScriptedBackend
 
 Start = Callable[..., Running]
@@ -161,6 +165,33 @@ def test_feedback_is_durable_and_reaches_everyone_on_the_store(
     assert decided(third.ask(asked))[0] == "reuse"
 
 
+def test_more_wrong_pairs_than_there_is_room_for_settle(start: Start, tmp_path: Path) -> None:
+    """Here, in the store, and with everybody on it."""
+    tree = {"store": {"kind": "sqlite", "path": str(tmp_path / "shared.db")}}
+    gateways = [start(tree) for _ in range(2)]
+    one, two = (gateway.app.sampling for gateway in gateways)
+    one.negatives.limit = two.negatives.limit = 5
+    for number in range(12):
+        gateways[0].run(one._remember("t", (b"partition", f"question {number}", "stored"), None))
+
+    async def shelved() -> set[str]:
+        return {key async for batch in one._shelf.shelf("negative") for key, _ in batch}
+
+    def settled() -> bool:
+        keys = gateways[0].run(shelved())
+        return len(keys) == 5 and all(key in each.negatives for key in keys for each in (one, two))
+
+    deadline = time.monotonic() + 5
+    while not settled():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    two.negatives.load = lambda records: pytest.fail("what is known is read again") if list(records) else None
+    gateways[0].run(one._shelf.put_meta("negatives", b"changed"))
+    time.sleep(0.6)
+    assert two._version == b"changed"
+    assert not two.failures
+
+
 def test_praise_loosens_nothing(judging: Start, backend: ScriptedBackend) -> None:
     gateway = judging({"trust": {"share": 0}})
     stored(gateway, PAIRS[0][0])
@@ -172,6 +203,29 @@ def test_praise_loosens_nothing(judging: Start, backend: ScriptedBackend) -> Non
     assert after["good"] == 1
     assert (after["points"], after["excess"]) == (before["points"], before["excess"])
     assert decided(gateway.ask(PAIRS[0][1])) == ("reuse", "hit")
+
+
+def test_a_request_has_one_verdict(judging: Start, backend: ScriptedBackend) -> None:
+    """Said a hundred times it counts once; said otherwise, the other counts, and the pair stays refused."""
+    gateway = judging({"trust": {"share": 0}})
+    stored(gateway, PAIRS[0][0])
+    hit = gateway.ask(PAIRS[0][1])
+
+    def told() -> tuple[int, int, float]:
+        known = trust(gateway)
+        return known["good"], known["bad"], known["excess"]
+
+    for verdict, times, expected in (
+        ("good", 5, (1, 0, 0.0)),
+        ("bad", 100, (0, 1, 1.0)),
+        ("good", 3, (1, 0, 1.0)),
+    ):
+        for _ in range(times):
+            given = {"request_id": hit.headers["x-request-id"], "verdict": verdict}
+            assert gateway.post("/v1/feedback", given).status_code == 200
+        assert told() == expected
+    assert gateway.app.trust.to_json()["default"]["risks"] == []
+    assert decided(gateway.ask(PAIRS[0][1])) == ("forward", "feedback")
 
 
 def test_shadow_tells_what_switching_on_would_have_done(judging: Start, backend: ScriptedBackend) -> None:
@@ -249,6 +303,69 @@ def test_what_was_learned_survives_a_restart(
     quiet(gateway)
     gateway.run(gateway.app.sampling.save())
     assert trust(judging(tree))["hits"]["judged"] == 1
+
+
+def test_samples_that_are_lost_are_told(judging: Start, backend: ScriptedBackend) -> None:
+    """Of candidates below the operating point too, where no room was left to judge them."""
+    gateway = judging(book=book("max_error: 0.01").replace("0.85", "0.99"))
+    sampling = gateway.app.sampling
+    sampling._terms = replace(sampling._terms, in_flight=0)
+    towns = (
+        "Ghent",
+        "Basel",
+        "Turku",
+        "Porto",
+        "Gdansk",
+        "Linz",
+        "Lund",
+        "Cork",
+        "Bari",
+        "Brno",
+        "Lyon",
+        "Graz",
+    )
+    for town in towns:
+        stored(gateway, f"What is the history of the town of {town}?")
+        stored(gateway, f"What was the history of the town of {town}?")
+    assert sampling.samples["crowded"] >= 10
+    assert trust(gateway)["covered"] == pytest.approx(0.1)
+
+
+def test_the_floor_of_similarities_does_not_bind_a_verifiers_scores() -> None:
+    """0.70 is where texts merely share a topic; a score of 0.6 says that a hit is more probably right than wrong."""
+
+    class Second:
+        name, embedder = "second", "any"
+
+        def scores(self, *asked: Any) -> list[float]:
+            return []
+
+    verify = {"max_error": 0.05, "verify": {"above": 0.7, "score": 0.9}}
+    tree = {"categories": [{"name": "default", "cache": verify}]}
+    s = [at / 1000 for at in range(1000)]
+    for verifier, least in ((Second(), 0.55), (None, 0.70)):
+        room = Trust()
+        room.configure(composition.trust_terms(composition.policy(from_json(tree), verifier)))
+        room.seed("default", s, [0.5 < each < 0.6 for each in s])
+        assert room.conditions.points["default"][0] == pytest.approx(least, abs=0.002)
+
+
+def test_gateways_on_one_store_learn_together(
+    judging: Start, backend: ScriptedBackend, tmp_path: Path
+) -> None:
+    """Whoever saves last has the last word over nobody, and a restart counts nothing twice."""
+    backend.reply = lambda seen: "the same"
+    tree = {"store": {"kind": "sqlite", "path": str(tmp_path / "kept.db")}}
+    gateways = [judging(tree), judging(tree)]
+    for gateway, (asked, again) in zip(gateways, PAIRS, strict=False):
+        stored(gateway, asked)
+        assert decided(gateway.ask(again)) == ("reuse", "hit")
+        quiet(gateway)
+    for gateway in [*gateways, *gateways]:
+        gateway.run(gateway.app.sampling.save())
+    for gateway in [*gateways, judging(tree)]:
+        hits = trust(gateway)["hits"]
+        assert (hits["lookups"], hits["hits"], hits["judged"]) == (4, 2, 2)
 
 
 def test_the_judging_model_is_a_listed_one() -> None:

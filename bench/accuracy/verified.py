@@ -16,10 +16,10 @@ from bench.accuracy.measure import Array, Measured, Table
 from bench.accuracy.vectors import vectors
 from gateway.cache.guard import Guard
 from gateway.calibrate import agreement, scored
-from gateway.calibration import NEVER, operating_point
+from gateway.calibration import FLOOR, NEVER, operating_point
 from gateway.embedding.weights import locate
 from gateway.interfaces import Embedder, Vector
-from gateway.proof import ABOVE, FLOOR, WORDING, better, prove
+from gateway.proof import ABOVE, WORDING, better, prove
 from gateway.verifier.model import ABOUT, Trained, load
 from gateway.verifier.split import place
 

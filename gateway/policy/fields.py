@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict, StringConstraints
 
+from gateway.calibration import FLOOR
 from gateway.exchange import Mode
 from gateway.patterns import compile_pattern
 
 MODES: tuple[Mode, ...] = ("semantic", "shadow", "exact", "none")  # from the most permissive to the strictest
-THRESHOLD_FLOOR = 0.70  # below it unrelated prompts match with any of the usual sentence encoders
 DEFAULT_THRESHOLD = 0.95
 MAX_TTL = 365 * 86400.0
 MAX_PATTERN = 1000  # characters of a rule's regular expression
@@ -70,9 +70,9 @@ def _mode(value: Any) -> Any:
 
 
 def _threshold(value: float) -> float:
-    if value < THRESHOLD_FLOOR:
+    if value < FLOOR:
         raise ValueError(
-            f"{value:g} is too low: under {THRESHOLD_FLOOR:.2f} unrelated questions match each other; "
+            f"{value:g} is too low: under {FLOOR:.2f} unrelated questions match each other; "
             "raise it, or use mode: shadow to see what would have hit"
         )
     if value > 1:
@@ -103,7 +103,7 @@ Ttl = Annotated[str | int | float, PlainValidator(_ttl, json_schema_input_type=s
 Grace = Annotated[str | int | float, PlainValidator(_grace, json_schema_input_type=str | int | float)]
 CacheMode = Annotated[Mode, BeforeValidator(_mode)]
 Threshold = Annotated[
-    Number, AfterValidator(_threshold), Field(json_schema_extra={"minimum": THRESHOLD_FLOOR, "maximum": 1})
+    Number, AfterValidator(_threshold), Field(json_schema_extra={"minimum": FLOOR, "maximum": 1})
 ]
 Share = Annotated[Number, Field(ge=0, le=1)]
 CategoryName = Annotated[

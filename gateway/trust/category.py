@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gateway.calibration import needed
+from gateway.calibration import FLOOR, needed
 from gateway.trust.budget import Budget
 from gateway.trust.drift import Drift
 from gateway.trust.learned import Learned
@@ -34,6 +34,7 @@ _UNSEEN = 3.0  # −ln 5 %: wrong hits of which one in q is judged go unseen for
 _UNSTATED = 0.02  # error that a category without a budget is measured for
 _VOICE = 0.5  # of the allowance, what one tenant's complaints can spend, where it is not alone
 _THERE = 30  # candidates judged below the policy's threshold of late, without which no point goes below it
+_NEWS = 10_000  # observations that wait to be told to others, at most
 _COVERED = 0.1  # part of the drawn samples that must be judged at least for the others to be spoken for
 
 
@@ -46,7 +47,7 @@ class Terms:
     load_max_error: float | None = None  # the same at full load
     bound: Bound = "conformal"
     uncalibrated: Literal["threshold", "exact"] = "threshold"
-    floor: float = 0.70  # no operating point goes below it; candidates below it are not told of
+    floor: float = FLOOR  # no operating point goes below it, on the statistic's own scale
     allowance: float = 10.0  # wrong hits beyond the budget at which the category closes
     statistic: str = "cosine"  # whose scale s is on; another name: all that was learned is void
 
@@ -84,6 +85,9 @@ class Report:
     since: float | None = None  # unix seconds
     points: tuple[float, ...] = ()  # operating points in force, the first without load
     source: Literal["policy", "labels", "learned"] = "policy"  # where they come from
+    covered: float = (
+        1.0  # of the samples drawn of late, the part judged; it speaks for those lost, down to a tenth
+    )
     labels: int = 0  # look-ups in the window
     needed: int = 0  # look-ups from which an operating point can be certified
     good: int = 0  # feedback
@@ -111,14 +115,28 @@ class Tally:
     recent: float = 0.0  # hits, fading as the rate does
     rate: Rate = field(init=False)
     _at: int = 0
+    _given: tuple[int, int] = (0, 0)  # look-ups and hits that others know of
 
     def __post_init__(self) -> None:
         self.rate = Rate(self.memory)
 
-    def hit(self, at: int) -> None:
-        self.hits += 1
-        self.recent = self.recent * math.exp((self._at - at) / self.memory) + 1.0
+    def hit(self, at: int, hits: int = 1) -> None:
+        self.hits += hits
+        self.recent = self.recent * math.exp((self._at - at) / self.memory) + hits
         self._at = at
+
+    def changes(self) -> list[int]:
+        """Look-ups and hits here since this was asked last."""
+        before, self._given = self._given, (self.lookups, self.hits)
+        return [self.lookups - before[0], self.hits - before[1]]
+
+    def absorb(self, change: Sequence[int], at: int) -> None:
+        """Another's changes."""
+        lookups, hits = map(int, change)
+        self.lookups += lookups
+        if hits:
+            self.hit(at, hits)
+        self._given = self._given[0] + lookups, self._given[1] + hits
 
     def add(self, wrong: bool, weight: float, at: int) -> None:
         self.judged += 1
@@ -146,6 +164,25 @@ class Tally:
         self.lookups, self.hits, self.judged, self.wrong, self.complaints = map(int, state[:5])
         self.recent, self._at = float(state[5]), int(state[6])
         self.rate.load(state[7])
+        self._given = self.lookups, self.hits
+
+
+@dataclass(slots=True)
+class Samples:
+    """Those drawn of late, of one kind: what became of them. Fading."""
+
+    judged: float = 0.0  # or found to be none: nothing was lost
+    missed: float = 0.0
+
+    def add(self, missed: bool) -> None:
+        self.judged = self.judged * 0.99 + (not missed)
+        self.missed = self.missed * 0.99 + missed
+
+    @property
+    def covered(self) -> float:
+        """The part that was judged."""
+        drawn = self.judged + self.missed
+        return max(_COVERED, self.judged / drawn) if self.missed > 0.0 and drawn >= 10 else 1.0
 
 
 class Category:
@@ -157,6 +194,8 @@ class Category:
         self.learned: Learned | None = None
         self._share, self._window = share, window
         self._live = 0  # look-ups since the state began
+        self._given = 0  # of them, those that others know of
+        self._news: deque[tuple[Any, ...]] = deque(maxlen=_NEWS)  # what was observed since, and when
         self._seeds = 0  # offline labels
         self._seeded = ""  # their digest
         self._below = self._seeds_below = 0.0  # judged below the policy's threshold: live, fading; labels
@@ -172,7 +211,8 @@ class Category:
         self._drift = Drift()
         self._served, self._withheld = Tally(window), Tally(window)
         self._tenants: OrderedDict[str, Tally] = OrderedDict()
-        self._judged = self._missed = 0.0  # drawn samples, fading
+        # Those of served hits take a call of a model, and get lost where it is busy; the others do not.
+        self._samples = {True: Samples(), False: Samples()}
         self._good = self._bad = 0
         self.configure(terms)
 
@@ -221,9 +261,7 @@ class Category:
         self._live += 1
         tally = self._tenants.get(tenant)
         if tally is None:
-            tally = self._tenants[tenant] = Tally(self._window)
-            if len(self._tenants) > TENANTS:
-                self._tenants.popitem(last=False)
+            tally = self._new(tenant)
         elif self._live & 15 == 0:  # the order need only be about right
             self._tenants.move_to_end(tenant)
         tally.lookups += 1
@@ -236,6 +274,12 @@ class Category:
         if self._budget.excess <= 0.0:
             self._reshare()
         return opened
+
+    def _new(self, tenant: str) -> Tally:
+        tally = self._tenants[tenant] = Tally(self._window)
+        if len(self._tenants) > TENANTS:
+            self._tenants.popitem(last=False)
+        return tally
 
     def share(self, s: float, tenant: str, served: bool) -> float:
         if served:
@@ -255,16 +299,21 @@ class Category:
 
     # ── beside the traffic ──
 
-    def missed(self) -> None:
-        self._missed = self._missed * 0.99 + 1.0
-        self._judged *= 0.99
+    def drawn(self, served: bool, missed: bool) -> None:
+        """A sample that was lost, or turned out to be none."""
+        self._samples[served].add(missed)
 
     def judged(
         self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
     ) -> None:
-        weight = max(1.0, weight) / self._covered
-        self._judged = self._judged * 0.99 + 1.0
-        self._missed *= 0.99
+        weight = max(1.0, weight) / self._samples[served].covered
+        self._samples[served].add(missed=False)
+        self._news.append((self._live - self._given, "sample", tenant, s, wrong, weight, served, entry))
+        self._observed(tenant, s, wrong, weight, served, entry)
+
+    def _observed(
+        self, tenant: str, s: float, wrong: bool, weight: float, served: bool, entry: int | None
+    ) -> None:
         if s < self.terms.threshold:
             self._seen_below(s)
         if served:
@@ -283,6 +332,10 @@ class Category:
 
     def told(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
         """Feedback: a bad one is evidence against, a good one is none in favour."""
+        self._news.append((self._live - self._given, "feedback", tenant, s, wrong, 1.0, served, entry))
+        self._heard(tenant, s, wrong, served, entry)
+
+    def _heard(self, tenant: str, s: float, wrong: bool, served: bool, entry: int | None) -> None:
         if not wrong:
             self._good += 1
             return
@@ -295,6 +348,26 @@ class Category:
             if tally.complaints > _VOICE * self.terms.allowance:
                 return  # one tenant's word must not close a category for the others: samples will tell
         self._wrong(s, 1.0, served)
+
+    def untold(self, tenant: str, s: float, wrong: bool) -> None:
+        """Feedback taken back."""
+        self._news.append((self._live - self._given, "retracted", tenant, s, wrong, 1.0, True, None))
+        self._unheard(tenant, s, wrong)
+
+    def _unheard(self, tenant: str, s: float, wrong: bool) -> None:
+        if not wrong:
+            self._good -= 1
+            return
+        self._bad -= 1
+        tally = self._tenants.get(tenant)
+        if tally is not None and tally.complaints > 0:
+            tally.complaints -= 1
+            if tally.complaints >= _VOICE * self.terms.allowance:
+                return  # it was heard no more when this was said
+        mine = next((risk for risk in reversed(self._risks) if risk.s == s and risk.weight == 1.0), None)
+        if mine is not None:
+            self._risks.remove(mine)
+            self._refresh(0.02)
 
     def _wrong(self, s: float, weight: float, served: bool) -> None:
         self._risks.append(Risk(self._live, s, weight))
@@ -398,9 +471,8 @@ class Category:
 
     @property
     def _covered(self) -> float:
-        """Of the samples drawn of late, the part that was judged."""
-        drawn = self._judged + self._missed
-        return max(_COVERED, self._judged / drawn) if self._missed > 0.0 and drawn >= 10 else 1.0
+        """Of the samples drawn of late, the part that was judged, of the kind that fared worse."""
+        return min(kind.covered for kind in self._samples.values())
 
     @property
     def _bound(self) -> float:
@@ -420,6 +492,48 @@ class Category:
         """The share that is judged where nothing is uncertain."""
         error = self.terms.max_error or _UNSTATED
         return max(self._share, min(1.0, _NEW / (error * max(1, self.lookups))))
+
+    # ── with others ──
+
+    def changes(self) -> dict[str, Any] | None:
+        """What happened here since this was asked last; None: nothing."""
+        tenants = {name: tally.changes() for name, tally in self._tenants.items()}
+        change = {
+            "statistic": self.terms.statistic,
+            "lookups": self._live - self._given,
+            "served": self._served.changes(),
+            "withheld": self._withheld.changes(),
+            "tenants": {name: each for name, each in tenants.items() if any(each)},
+            "news": list(self._news),
+        }
+        self._given = self._live
+        self._news.clear()
+        return change if change["lookups"] or change["news"] else None
+
+    def absorb(self, change: Mapping[str, Any]) -> None:
+        """What happened elsewhere, in its order; its look-ups earn as they do without load."""
+        passed = 0
+        for name, each in change["tenants"].items():
+            (self._tenants.get(name) or self._new(name)).absorb(each, self._live)
+        for at, source, tenant, s, wrong, weight, served, entry in change["news"]:
+            self._elsewhere(at - passed)
+            passed = at
+            if source == "sample":
+                self._observed(tenant, s, wrong, weight, served, entry)
+            elif source == "feedback":
+                self._heard(tenant, s, wrong, served, entry)
+            else:
+                self._unheard(tenant, s, wrong)
+        self._elsewhere(int(change["lookups"]) - passed)
+        self._served.absorb(change["served"], self._live)
+        self._withheld.absorb(change["withheld"], self._live)
+        self._refresh(0.02)
+        self._reshare()
+
+    def _elsewhere(self, lookups: int) -> None:
+        self._live += lookups
+        self._given += lookups
+        self._budget.passed((self.terms.max_error or 0.0) * lookups)
 
     # ── to tell, and to keep ──
 
@@ -446,6 +560,7 @@ class Category:
             since=self.since,
             points=self.points or (self.terms.threshold,),
             source="learned" if self.learned is not None else source,
+            covered=self._covered,
             labels=self.lookups,
             needed=0 if self.terms.max_error is None else needed(self.terms.max_error, self._bound),
             good=self._good,
@@ -460,7 +575,7 @@ class Category:
             "seeded": self._seeded,
             "below": [self._below, self._below_at, self._seeds_below, self._half],
             "depth": [min(each, 2.0) for each in self._depth],
-            "samples": [self._judged, self._missed],
+            "samples": [[kind.judged, kind.missed] for kind in self._samples.values()],
             "risks": [list(risk) for risk in self._risks],
             "budget": [self._budget.excess, self._budget.closed],
             "expected": [self._drift.edges, self._drift.expected],
@@ -476,11 +591,14 @@ class Category:
             return
         self.since = state["since"]
         self._live, self._seeds, self._good, self._bad = map(int, state["counts"])
+        self._given = self._live
+        self._news.clear()
         self._seeded = str(state["seeded"])
         self._below, self._seeds_below = float(state["below"][0]), float(state["below"][2])
         self._below_at, self._half = int(state["below"][1]), int(state["below"][3])
         self._depth = [float(each) for each in state["depth"]]
-        self._judged, self._missed = map(float, state["samples"])
+        for kind, (judged, missed) in zip(self._samples.values(), state["samples"], strict=True):
+            kind.judged, kind.missed = float(judged), float(missed)
         risks = (Risk(int(at), float(s), float(weight)) for at, s, weight in state["risks"])
         self._risks = deque(risks, self._window)
         self._drift.edges, self._drift.expected = state["expected"]

@@ -1,12 +1,15 @@
 """Wrong pairs, remembered: a stored answer that did not do for a question is never served to it again.
 
 Nor to its near neighbours, for whom that answer is most likely as wrong. It must never forget a pair while there
-is room, and never refuse a pair that nobody found wrong or near to one that was.
+is room, nor one tenant's pairs for the many of another, and never refuse a pair that nobody found wrong or near to
+one that was.
 """
 
 import base64
+import time
 import unicodedata
-from collections import OrderedDict
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -26,7 +29,10 @@ _MARGIN = 0.5
 @dataclass(slots=True)
 class _Pair:
     partition: bytes
+    tenant: str
     stored: str  # normalised
+    at: float  # when it was found, unix seconds
+    half: "np.ndarray[Any, Any] | None" = None  # the asked question's vector, until it is in its row
     row: int = -1  # of the partition's matrix
 
 
@@ -65,18 +71,25 @@ class _Part:
 
 
 class Negatives:
-    """At most `limit` pairs; those that vetoed longest ago go first. Not thread-safe: the event loop's own.
+    """At most `limit` pairs. Not thread-safe: the event loop's own.
 
-    radius: cosine of two questions from which one's wrong answer is refused to the other.
+    Of too many, the oldest of the tenant that has most go: by what the records say alone, so that all who share a
+    store agree on what stays. radius: cosine of two questions from which one's wrong answer is refused to the other.
     """
 
-    def __init__(self, limit: int = 10_000, radius: float = RADIUS) -> None:
+    def __init__(
+        self, limit: int = 10_000, radius: float = RADIUS, clock: Callable[[], float] = time.time
+    ) -> None:
         if limit < 1 or not 0 < radius <= 1:
             raise ValueError("the limit is at least 1, the radius lies in (0, 1]")
         self.limit = limit
         self.radius = radius
-        self.unread = 0  # records that could not be understood
-        self._pairs: OrderedDict[str, _Pair] = OrderedDict()
+        self._clock = clock
+        self._latest = 0.0
+        self._unread: set[str] = set()
+        self._gone: list[str] = []
+        self._pairs: dict[str, _Pair] = {}
+        self._of: dict[str, list[tuple[float, str]]] = {}  # tenant → (when, key), oldest first
         self._parts: dict[bytes, _Part] = {}
         self._last: tuple[_Part, Vector, Vector] | None = (
             None  # what was compared last: one question asks often
@@ -88,11 +101,21 @@ class Negatives:
     def __repr__(self) -> str:
         return f"<Negatives: {len(self)} of at most {self.limit} pairs in {len(self._parts)} partitions>"
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._pairs
+
+    @property
+    def unread(self) -> int:
+        """Records that could not be understood."""
+        return len(self._unread)
+
     def any(self, partition: bytes) -> bool:
         """Whether anything is remembered there."""
         return partition in self._parts
 
-    def add(self, partition: bytes, asked: str, vector: Vector | None, stored: str) -> tuple[str, bytes]:
+    def add(
+        self, partition: bytes, asked: str, vector: Vector | None, stored: str, tenant: str = ""
+    ) -> tuple[str, bytes]:
         """Remember that the answer stored for `stored` was wrong for `asked`: a key and a record for the store.
 
         vector (d,): the asked question's, of unit length; None: its neighbours are not refused, only the pair.
@@ -100,8 +123,11 @@ class Negatives:
         asked, stored = normal(asked), normal(stored)
         key = _key(partition, asked, stored)
         half = None if vector is None else np.asarray(vector).astype("<f2")
-        self._put(key, partition, stored, half)
+        self._latest = max(self._clock(), self._latest + 1e-6)
+        self._put(key, _Pair(partition, tenant, stored, self._latest, half))
         record = {
+            "tenant": tenant,
+            "at": self._latest,
             "partition": partition.hex(),
             "asked": asked,
             "stored": stored,
@@ -109,17 +135,22 @@ class Negatives:
         }
         return key, orjson.dumps(record)
 
-    def load(self, key: str, record: bytes) -> None:
-        """Take up a record from the store; one that is known changes nothing, one of another form is counted."""
-        if key in self._pairs:
-            return
-        try:
-            told = orjson.loads(record)
-            coded = told["vector"]
-            half = None if coded is None else np.frombuffer(base64.b64decode(coded), "<f2")
-            self._put(key, bytes.fromhex(told["partition"]), str(told["stored"]), half)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.unread += 1
+    def load(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """Take up records from the store; one that is known changes nothing, one of another form is counted."""
+        found = []
+        for key, record in records:
+            try:
+                if key not in self._pairs:
+                    found.append((key, _pair(record)))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self._unread.add(key)
+        for key, pair in sorted(found, key=lambda each: each[1].at):
+            self._put(key, pair)
+
+    def gone(self) -> list[str]:
+        """Keys of those that had to go since this was asked last: the store need not keep them either."""
+        gone, self._gone = self._gone, []
+        return gone
 
     def vetoes(self, partition: bytes, question: str, vector: Vector | None, entry_question: str) -> bool:
         """Whether this entry's answer was found wrong for this question, either way round, or for a near one."""
@@ -129,16 +160,11 @@ class Negatives:
         stored = normal(entry_question)
         key = _key(partition, normal(question), stored)
         if key in self._pairs:
-            self._pairs.move_to_end(key)
             return True
         near = part.of.get(stored)
         if near is None or (similar := self._similar(part, vector)) is None:
             return False
-        for other in near:
-            if similar[self._pairs[other].row] >= self.radius:
-                self._pairs.move_to_end(other)
-                return True
-        return False
+        return any(similar[self._pairs[other].row] >= self.radius for other in near)
 
     def tightened(self, partition: bytes, vector: Vector | None) -> float:
         """Share of what is left above a bound that is demanded on top, near a question once answered wrongly."""
@@ -157,25 +183,42 @@ class Negatives:
         self._last = (part, vector, similar)
         return similar
 
-    def _put(self, key: str, partition: bytes, stored: str, vector: "np.ndarray[Any, Any] | None") -> None:
+    def _put(self, key: str, pair: _Pair) -> None:
         self._last = None
         if key in self._pairs:
             self._drop(key)
-        part = self._parts.setdefault(partition, _Part())
-        pair = _Pair(partition, stored)
+        part = self._parts.setdefault(pair.partition, _Part())
+        vector, pair.half = pair.half, None
         part.add(key, pair, None if vector is None else vector.astype(np.float32))
         self._pairs[key] = pair
+        insort(self._of.setdefault(pair.tenant, []), (pair.at, key))
         while len(self._pairs) > self.limit:
-            self._drop(next(iter(self._pairs)))
+            most = max(self._of, key=lambda tenant: (len(self._of[tenant]), tenant))
+            _, oldest = self._of[most][0]
+            self._drop(oldest)
+            self._gone.append(oldest)
 
     def _drop(self, key: str) -> None:
         pair = self._pairs.pop(key)
+        mine = self._of[pair.tenant]
+        del mine[bisect_left(mine, (pair.at, key))]
+        if not mine:
+            del self._of[pair.tenant]
         part = self._parts[pair.partition]
         moved = part.remove(key, pair)
         if moved != key:
             self._pairs[moved].row = pair.row
         if not part.keys:
             del self._parts[pair.partition]
+
+
+def _pair(record: bytes) -> _Pair:
+    """Raises what a record of another form leads to."""
+    told = orjson.loads(record)
+    coded = told["vector"]
+    half = None if coded is None else np.frombuffer(base64.b64decode(coded), "<f2")
+    tenant, at = str(told.get("tenant", "")), float(told.get("at", 0.0))
+    return _Pair(bytes.fromhex(told["partition"]), tenant, str(told["stored"]), at, half)
 
 
 def normal(text: str) -> str:

@@ -98,11 +98,17 @@ class Trust:
         known = self._categories.get(category)
         return self._share if known is None else known.below()
 
-    def missed(self, category: str) -> None:
-        """A sample was drawn and could not be judged (no budget, no answer): others must speak for it."""
+    def missed(self, category: str, *, served: bool = True) -> None:
+        """A sample was drawn and could not be judged (no budget, no answer): others of its kind must speak for it."""
         known = self._categories.get(category)
         if known is not None:
-            known.missed()
+            known.drawn(served, missed=True)
+
+    def void(self, category: str) -> None:
+        """A sample of what was not served turned out to be none: guard or policy refuse all of its candidates."""
+        known = self._categories.get(category)
+        if known is not None:
+            known.drawn(served=False, missed=False)
 
     def judged(
         self,
@@ -131,10 +137,20 @@ class Trust:
             known.judged(tenant, s, wrong, weight, served, entry)
         self._publish()
 
-    def floor(self, category: str) -> float:
-        """The least cosine of a candidate worth judging; above 1 for a category not configured."""
+    def retract(self, category: str, tenant: str, s: float, *, wrong: bool) -> None:
+        """Take back what "feedback" has counted: somebody thinks otherwise now.
+
+        What a bad one has spent of the budget is earned back by look-ups as ever, or verdicts could be saved up to
+        be taken back when the budget is needed.
+        """
         known = self._categories.get(category)
-        return 1.1 if known is None else known.terms.floor
+        if known is not None:
+            known.untold(tenant, s, wrong)
+            self._publish()
+
+    def knows(self, category: str) -> bool:
+        """Whether it is configured: of others nothing is learned."""
+        return category in self._categories
 
     def explore(self, category: str, entry: int, s: float, u: float) -> bool:
         """Whether to forward although this entry would hit; u uniform in [0, 1). False unless `bound: learned`."""
@@ -166,11 +182,32 @@ class Trust:
         """All that is known, as plain values for orjson."""
         return {name: known.to_json() for name, known in self._categories.items()}
 
-    def from_json(self, state: Mapping[str, Any]) -> None:
-        """Take up what `to_json` gave, for those configured and of the same statistic; before or after `seed`."""
+    def from_json(self, state: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Take up what `to_json` gave, for those configured and of the same statistic; before or after `seed`.
+
+        anew: of the others nothing stays.
+        """
         for name, known in self._categories.items():
-            if name in state:
+            if name in state and state[name]["statistic"] == known.terms.statistic:
                 known.from_json(state[name])
+            elif anew:
+                self._categories[name] = Category(known.terms, self._share, self._window)
+        self._publish()
+
+    def changes(self) -> dict[str, Any]:
+        """What was learned here since this was asked last, as plain values for orjson; empty where nothing was."""
+        found = {name: known.changes() for name, known in self._categories.items()}
+        return {name: change for name, change in found.items() if change is not None}
+
+    def absorb(self, changes: Mapping[str, Any]) -> None:
+        """What another process has learned (its `changes`), as if it had happened here.
+
+        Raises ValueError, KeyError or TypeError where it is something else.
+        """
+        for name, change in changes.items():
+            known = self._categories.get(name)
+            if known is not None and change["statistic"] == known.terms.statistic:
+                known.absorb(change)
         self._publish()
 
     def _publish(self) -> None:

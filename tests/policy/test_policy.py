@@ -161,6 +161,22 @@ def test_what_nothing_could_classify_is_offloaded_only_where_all_may_be():
     assert policy({"name": "code"}).ruling(Controls(), None, None).offload
 
 
+def test_load_written_in_similarities_leaves_a_verifiers_score_alone():
+    """What `load` says is of cosines; on scores, only what their own labels certified moves under load."""
+    verified = {
+        "name": "default",
+        "cache": {"threshold": 0.9, "verify": {"above": 0.75, "score": 0.8}},
+        "load": {"threshold_slack": 0.1, "threshold_floor": 0.7, "budget": [0.85, 0.8], "max_error": 0.05},
+    }
+    tree = from_json({"categories": [verified]})
+    learned = Load(0.5, points={"default": (0.9, 0.8, 0.7)})
+    second, plain = Policy(tree, verifier="second"), Policy(tree)
+    for load, threshold, score in ((Load(0.5), 0.85, 0.8), (Load(1.0), 0.8, 0.8), (learned, 0.8, 0.8)):
+        without, with_it = (each.ruling(Controls(), None, None, load) for each in (plain, second))
+        assert (without.threshold, without.score) == (pytest.approx(threshold), None)
+        assert (with_it.threshold, with_it.score) == (0.75, pytest.approx(score))
+
+
 def test_an_unset_temperature_counts_as_one():
     assert too_hot(0.7, None)
     assert too_hot(0.7, 0.8)

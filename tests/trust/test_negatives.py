@@ -72,7 +72,7 @@ def test_a_record_makes_another_process_refuse_the_same() -> None:
     key, record = mine.add(HERE, "Asked?", asked, "Stored")
     assert mine.add(HERE, "stored", asked, "ASKED")[0] == key
     for _ in range(2):
-        theirs.load(key, record)
+        theirs.load([(key, record)])
     assert len(theirs) == 1
     assert theirs.vetoes(HERE, "asked", None, "stored")
     assert theirs.vetoes(HERE, "near", near(asked, 0.97), "stored")
@@ -83,7 +83,8 @@ def test_a_record_makes_another_process_refuse_the_same() -> None:
 )
 def test_a_record_of_another_form_is_counted(record: bytes) -> None:
     negatives = Negatives()
-    negatives.load("key", record)
+    for _ in range(3):
+        negatives.load([("key", record)])
     assert (len(negatives), negatives.unread) == (0, 1)
 
 
@@ -96,15 +97,32 @@ def test_vectors_of_another_embedder_are_near_nothing() -> None:
     assert negatives.vetoes(HERE, "b", unit(1, 64), "s")
 
 
-def test_those_unused_longest_go_first() -> None:
-    negatives = Negatives(limit=3)
-    for number in range(3):
-        negatives.add(HERE, f"q{number}", unit(number), "s")
-    assert negatives.vetoes(HERE, "q0", None, "s")
-    negatives.add(THERE, "q3", unit(3), "s")
-    assert negatives.vetoes(HERE, "q0", None, "s")
-    assert not negatives.vetoes(HERE, "q1", None, "s")
-    assert len(negatives) == 3
+def test_of_too_many_the_oldest_of_who_has_most_go_first() -> None:
+    """Nobody's wrong hits come back because somebody else reports thousands."""
+    negatives = Negatives(limit=6)
+    negatives.add(HERE, "mine", unit(1), "s", "victim")
+    for number in range(20):
+        negatives.add(THERE, f"q{number}", unit(number), "s", "flood")
+    assert negatives.vetoes(HERE, "mine", None, "s")
+    assert [n for n in range(20) if negatives.vetoes(THERE, f"q{n}", None, "s")] == [15, 16, 17, 18, 19]
+    assert len(negatives) == 6
+    assert len(negatives.gone()) == 15
+    assert negatives.gone() == []
+
+
+def test_all_who_read_the_same_records_keep_the_same() -> None:
+    writer = Negatives()
+    records = [writer.add(HERE, f"q{n}", unit(n), "s", f"t{n % 7 and 1}") for n in range(40)]
+    kept = []
+    for seed in range(4):
+        reader = Negatives(limit=10)
+        reader.load(np.random.default_rng(seed).permutation(np.array(records, dtype=object)).tolist())
+        kept.append({key for key, _ in records if key in reader})
+        assert set(reader.gone()) == {key for key, _ in records} - kept[-1]
+        reader.load([(key, record) for key, record in records if key in kept[-1]])
+        assert reader.gone() == []
+    assert all(each == kept[0] for each in kept)
+    assert len(kept[0]) == 10
 
 
 @settings(max_examples=60)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.calibration import FLOOR
 from gateway.trust.room import Terms, Trust
 
 Wrong = Callable[[float], float]  # statistic → probability that its answer is wrong
@@ -43,7 +44,7 @@ def serve(
         bad += served and is_wrong
         shut += closed
         excess = max(excess, bad - 0.01 * (at + 1))
-        if s < trust.floor("c"):
+        if s < FLOOR:
             continue
         q = trust.share("c", s, "t", served=served) if would else trust.below("c")
         if draw.random() < q:
@@ -217,7 +218,7 @@ def test_another_statistic_begins_anew_and_forgotten_categories_go() -> None:
     assert trust.report()["c"].hits.lookups == 0
     trust.configure({})
     assert trust.report() == {}
-    assert trust.floor("c") == 1.1
+    assert not trust.knows("c")
 
 
 @pytest.mark.parametrize("bound", ["conformal", "learned"])
@@ -233,6 +234,24 @@ def test_what_is_saved_is_taken_up(bound: str) -> None:
     assert again.report() == trust.report()
     assert again.conditions == trust.conditions
     assert again.to_json() == trust.to_json()
+
+
+def test_those_judged_speak_for_the_lost_of_their_own_kind() -> None:
+    """A busy model loses samples of served hits; what costs no call is judged all the same."""
+    trust = room()
+    for at in range(2000):
+        trust.looked("c")
+        if at % 2:
+            trust.missed("c")
+        else:
+            trust.judged("c", "t", 0.95, wrong=False, weight=10.0)
+        trust.judged("c", "t", 0.85, wrong=False, weight=4.0, served=False)
+        trust.void("c")
+    assert trust.report()["c"].covered == pytest.approx(0.5, abs=0.01)
+    trust.judged("c", "t", 0.95, wrong=True, weight=10.0)
+    trust.judged("c", "t", 0.85, wrong=True, weight=4.0, served=False)
+    served, other = (weight for _, _, weight in trust.to_json()["c"]["risks"])
+    assert (served, other) == (pytest.approx(20.0, rel=0.02), pytest.approx(4.0))
 
 
 def test_memory_is_bounded() -> None:
