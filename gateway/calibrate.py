@@ -6,7 +6,6 @@ Works on one's own pairs and on whatever embedder and guard serve. It proposes; 
 import gzip
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +23,6 @@ REFUSED = (
     -1.0
 )  # statistic of a pair the guard vetoes: a look-up without a candidate, which no threshold lets hit
 STEPS = 4  # of the error that load may spend
-_PLACES = Decimal("0.0001")
 
 
 class Judge(Protocol):
@@ -294,9 +292,10 @@ def sides(pairs: Sequence[Pair], embedder: Embedder) -> tuple[Vector, Vector]:
 def rounded_up(threshold: float) -> float:
     """To four places, as policies state it: never looser than certified, but for one above 1, which none may state.
 
-    In decimals: a product of floats may fall back upon the very similarity that the threshold lies just above.
+    Compared as the floats they are: one just above a four-place value must not fall back upon it.
     """
-    return min(float(Decimal(threshold).quantize(_PLACES, ROUND_CEILING)), 1.0)
+    near = round(threshold, 4)
+    return min(near if near >= threshold else round(near + 0.0001, 4), 1.0)
 
 
 def agree(guard: Judge, pair: Texts, waived: Collection[str] = ()) -> bool:

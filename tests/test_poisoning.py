@@ -277,7 +277,7 @@ def test_where_a_verifier_decides_only_those_that_it_agrees_to(
     tmp_path: Path,
 ) -> None:
     pairs = made.examples()
-    train(pairs, *made.sides(pairs), embedder.name, tmp_path / "second", say=lambda text: None)
+    train(pairs, made.cosines(pairs), embedder.name, tmp_path / "second", say=lambda text: None)
     verifier, vectors = load(tmp_path / "second", embedder.name), embedder.encode([QUESTION, *crafted])
     scores = verifier.scores(QUESTION, crafted, vectors[0], vectors[1:])
     least = statistics.median(scores)  # some on either side

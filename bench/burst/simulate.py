@@ -37,9 +37,9 @@ class Told:
 def hit(policy: Policy, look: Look, load: Load) -> bool:
     """The walk of the cache, for the one neighbour there is."""
     ruling = policy.ruling(Controls(), None, look.label, load)
-    mode, threshold, _ = policy.against(ruling, look.entry)
-    fresh = policy.fresh_until(look.entry, load) > 0.0
-    return mode == "semantic" and look.agreed and look.similarity >= threshold and fresh
+    demand = policy.against(ruling, look.entry)
+    near = look.agreed and look.similarity >= demand.threshold
+    return demand.mode == "semantic" and near and policy.fresh_until(look.entry, load) > 0.0
 
 
 @dataclass(kw_only=True)
