@@ -4,6 +4,7 @@ It changes policies and cache only through the rooms that own them, never calls 
 secret. Names in the Host header are checked and writes must be JSON, so that no web page can reach it.
 """
 
+import asyncio
 import hmac
 import logging
 import time
@@ -17,7 +18,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway import metrics
+from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
+from gateway.admin.console import Ask, Console
 from gateway.admin.openapi import document
+from gateway.admin.preview import preview
 from gateway.cache.cache import Cache
 from gateway.errors import (
     BadRequest,
@@ -36,9 +40,11 @@ from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
 from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
+from gateway.policy.policy import Policy
 from gateway.record import Receipts
 from gateway.routing.fleet import Backend, Fleet
 from gateway.sampling import Sampling
+from gateway.traffic import Traffic
 from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
@@ -57,6 +63,9 @@ class AdminServer:
         token: required as a bearer token unless empty.
         status: the figures of `GET /cache`.
         readiness: (ready, detail).
+        traffic: what the console shows, and a dry run is tried on.
+        ask: sends a request to the data port.
+        compiled: a book's policy as it would serve.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -76,6 +85,9 @@ class AdminServer:
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
+        traffic: Traffic,
+        ask: Ask,
+        compiled: Callable[[Book], Policy],
     ) -> None:
         self._token = token
         self._open_metrics = open_metrics
@@ -90,6 +102,9 @@ class AdminServer:
         self._metrics = published
         self._status = status
         self._readiness = readiness
+        self._traffic = traffic
+        self._compiled = compiled
+        self._console = Console(cache, traffic, ask, _entry)
 
     def application(self) -> web.Application:
         """The aiohttp application, ready to be served."""
@@ -121,6 +136,7 @@ class AdminServer:
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
+                *self._console.routes(),
             ]
         )
         return app
@@ -164,7 +180,7 @@ class AdminServer:
             and request.headers.get("Sec-Fetch-Site") == "cross-site"
         ):
             raise Forbidden("Requests from other sites are refused.", code="cross_site")
-        if not self._token:
+        if not self._token or request.path in CONSOLE_PATHS:  # the page holds no data
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode(), self._token.encode())
@@ -225,7 +241,15 @@ class AdminServer:
 
     async def _validate(self, request: web.Request) -> web.Response:
         book = self._policy.parse(await _json(request))
-        return _answer({"valid": True, "version": book.version, "changes": diff(self._policy.book, book)})
+        return _answer(await self._difference(book))
+
+    async def _difference(self, book: Book) -> dict[str, Any]:
+        """What a book would change: keys, and recent decisions."""
+        recent, present = list(self._traffic.recent), self._policy.current
+        wanted = await asyncio.to_thread(self._compiled, book)
+        decisions = await asyncio.to_thread(preview, recent, present, wanted)
+        changes = diff(self._policy.book, book)
+        return {"valid": True, "version": book.version, "changes": changes, "decisions": decisions}
 
     async def _reload(self, request: web.Request) -> web.Response:
         return self._book(await self._policy.reload())

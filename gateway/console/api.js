@@ -1,0 +1,58 @@
+// The admin API with the operator's token, which lives as long as this tab.
+const KEY = "gateway-admin-token";
+
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body?.error?.message ?? `The gateway answered ${status}.`);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+function authorization() {
+  const token = sessionStorage.getItem(KEY);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+async function signIn(refused) {
+  const dialog = document.querySelector("#login");
+  const field = document.querySelector("#token");
+  document.querySelector("#refused").textContent = refused ? "This token was refused." : "";
+  if (!dialog.open) dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  if (field.value) sessionStorage.setItem(KEY, field.value);
+  field.value = "";
+}
+
+let signing = null; // one dialog for all requests that were refused at once
+
+export async function call(method, path, { body, headers } = {}) {
+  for (;;) {
+    const kind = body === undefined ? {} : { "Content-Type": "application/json" };
+    const given = authorization();
+    const response = await fetch(path, { method, headers: { ...given, ...kind, ...headers }, body });
+    if (response.status === 401) {
+      signing ??= signIn(Boolean(given.Authorization)).finally(() => { signing = null; });
+      await signing;
+      continue;
+    }
+    const text = await response.text();
+    let value = text;
+    try { value = JSON.parse(text); } catch { /* metrics and the like are not JSON */ }
+    if (!response.ok) throw new Refused(response.status, value);
+    return { value, etag: response.headers.get("etag") };
+  }
+}
+
+export const get = async (path) => (await call("GET", path)).value;
+export const post = async (path, body) => (await call("POST", path, { body: JSON.stringify(body) })).value;
+
+/** What may be missing in this build or under this role: null then. */
+export async function perhaps(path) {
+  try {
+    return await get(path);
+  } catch (error) {
+    if (error instanceof Refused && [403, 404].includes(error.status)) return null;
+    throw error;
+  }
+}
