@@ -81,6 +81,7 @@ class App:
         self._reread = reread
         self._background: set[asyncio.Task[None]] = set()
         self._runners: list[web.BaseRunner] = []
+        self._lines: logs.Lines | None = None
         self.ports: dict[str, int] = {}
         self.index_loaded = False
         self.store_open = False
@@ -89,6 +90,25 @@ class App:
 
     async def start(self) -> None:
         """Build the rooms and listen; the index loads behind the open port, and `/readyz` tells when."""
+        await self.furnish()
+        config = self.config
+        self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
+        self.server = self._data_server()
+        await self._listen_data()
+        await self._listen_admin()
+        self._spawn(self._warm())
+        self._spawn(self._sweep())
+        self._spawn(self.offloading.run())
+        if config.store.kind == "redis":
+            self._spawn(self.offloading.follow())
+        self._spawn(self.rehearsal.run())
+        self._spawn(self.sampling.run())
+        if config.store.kind != "memory":
+            self._spawn(self.sampling.follow())
+        self._watch()
+
+    async def furnish(self) -> None:
+        """Every room, able to decide once `learn` has returned. Nothing listens, asks an engine or runs by itself."""
         config = self.config
         self.store = build.store(config.store)
         await self._open_store()
@@ -167,20 +187,6 @@ class App:
             build.settings(config, lambda: self.tenants.open),
             compare=self.rehearsal.compare,
         )
-        self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
-        self.server = self._data_server()
-        await self._listen_data()
-        await self._listen_admin()
-        self._spawn(self._warm())
-        self._spawn(self._sweep())
-        self._spawn(self.offloading.run())
-        if config.store.kind == "redis":
-            self._spawn(self.offloading.follow())
-        self._spawn(self.rehearsal.run())
-        self._spawn(self.sampling.run())
-        if config.store.kind != "memory":
-            self._spawn(self.sampling.follow())
-        self._watch()
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -321,11 +327,15 @@ class App:
             return secrets.token_bytes(32)
         return fresh
 
-    async def _warm(self) -> None:
-        """Once the embedder runs: learn the categories, rebuild the index from stored vectors."""
+    async def learn(self) -> None:
+        """Once the embedder runs: the categories, and the verifier if one is configured."""
         await self.worker.ready.wait()
         await self.policy.learn()
         await self._load_verifier()
+
+    async def _warm(self) -> None:
+        """Learn, and rebuild the index from stored vectors."""
+        await self.learn()
         while not self.store_open:
             await asyncio.sleep(_WARM_RETRY_SECONDS)
             await self._open_store()
@@ -419,6 +429,10 @@ class App:
         for runner in self._runners:
             await runner.cleanup()
         await self.pipeline.drain(2.0)
+        await self.close()
+
+    async def close(self) -> None:
+        """End what was furnished; what is queued is written."""
         for task in list(self._background):
             task.cancel()
         await self.rehearsal.close()

@@ -28,28 +28,40 @@ class Point:
 
 
 def curve(
-    similarities: ArrayLike, duplicate: ArrayLike, agreed: ArrayLike | None = None, thresholds: ArrayLike = ()
+    similarities: ArrayLike,
+    duplicate: ArrayLike,
+    agreed: ArrayLike | None = None,
+    thresholds: ArrayLike = (),
+    *,
+    weights: ArrayLike | None = None,
+    examples: float | None = None,
 ) -> list[Point]:
     """One point per threshold for n pairs: similarities, labels, guard agreement, all (n,); None: all agree.
 
+    weights (n,): how many pairs each stands for; None: one. `examples`: look-ups in all, where more than these.
     An empty class has rate 0. Raises ValueError if the lengths differ.
     """
     similarity, is_duplicate, allowed = _arrays(similarities, duplicate, agreed)
-    return [
-        _point(float(threshold), (similarity >= threshold) & allowed, is_duplicate)
-        for threshold in np.asarray(thresholds, dtype=np.float64)
-    ]
+    weight = np.ones(len(similarity)) if weights is None else np.asarray(weights, dtype=np.float64)
+    right, wrong = weight * is_duplicate, weight * ~is_duplicate
+    lookups = float(weight.sum()) if examples is None else examples
+
+    def point(threshold: float) -> Point:
+        hit = (similarity >= threshold) & allowed
+        hits, errors = float(right[hit].sum()), float(wrong[hit].sum())
+        return Point(
+            threshold=threshold,
+            hit_rate=_share(hits, float(right.sum())),
+            false_hit_rate=_share(errors, float(wrong.sum())),
+            error_rate=_share(errors, lookups),
+            wrong_share=_share(errors, hits + errors),
+        )
+
+    return [point(float(threshold)) for threshold in np.asarray(thresholds, dtype=np.float64)]
 
 
-def _point(threshold: float, hit: Bools, duplicate: Bools) -> Point:
-    right, wrong = int((hit & duplicate).sum()), int((hit & ~duplicate).sum())
-    return Point(
-        threshold=threshold,
-        hit_rate=right / max(1, int(duplicate.sum())),
-        false_hit_rate=wrong / max(1, int((~duplicate).sum())),
-        error_rate=wrong / max(1, len(duplicate)),
-        wrong_share=wrong / max(1, right + wrong),
-    )
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def needed(max_error: float, bound: float = 1.0) -> int:

@@ -12,8 +12,6 @@ from typing import Any
 from gateway.config import Config, ConfigFault, build, load
 from gateway.errors import GatewayError
 
-_NOBODY = {"name": "*", "backends": [{"url": "http://127.0.0.1:9/v1"}]}  # of a command that asks no model
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -191,13 +189,12 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gateway.check import run
-    from gateway.errors import Invalid
-    from gateway.policy.faults import PolicyFaults
 
-    config = load(options.config) if options.config else build({"models": [_NOBODY]}, {})
     try:
-        return run(options.policies, options.cases, config, report=options.report, junit=options.junit)
-    except (Invalid, PolicyFaults) as fault:
+        return run(
+            options.policies, options.cases, options.config, report=options.report, junit=options.junit
+        )
+    except (ConfigFault, GatewayError, OSError) as fault:  # 1 means that a case failed
         print(fault, file=sys.stderr)
         return 2
 

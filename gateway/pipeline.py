@@ -25,6 +25,7 @@ from gateway.cache.flight import Call, Flight, Flights, Reader
 from gateway.cache.semantic import Choice, choose
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, NotCached
 from gateway.exchange import (
+    UNLOADED,
     Answer,
     Decision,
     Entry,
@@ -147,7 +148,8 @@ class Pipeline:
         """Name the request in the book now in force. Long bodies: on another thread, before `answer`."""
         x.policy = x.policy or self._policy()
         request = _request(x)
-        x.load = self._load(request.model)
+        if x.load is UNLOADED:
+            x.load = self._load(request.model)
         if _remembers(request) and not x.exact:
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
@@ -695,6 +697,12 @@ class Pipeline:
         if x.candidates:
             self._trusting.answered(x, result, self._later(x, model, result) if _waits(x) else None)
         await self._admit(x, model, result)
+
+    async def remember(self, x: Exchange, result: Answer) -> Entry | None:
+        """Keep an answer to a request that was decided and sent to nobody; None where it may not be kept."""
+        self._plan_entry(x)
+        await self._admit(x, self._fleet.model(_request(x).model), result)
+        return x.entry
 
     def _later(self, x: Exchange, model: Model, result: Answer) -> Callable[[], None]:
         """Stores an answer that was held back, once its neighbour's was found wrong."""

@@ -15,12 +15,14 @@ from gateway.cache.guard import CHECKS
 from gateway.calibrate import ALL, Calibration, rounded_up, run
 from gateway.classify.prototypes import Prototypes
 from gateway.config import EmbedderConfig
+from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
 from gateway.policy.book import Book, to_json
+from gateway.policy.edit import Files
 from gateway.policy.folder import load_folder
 from gateway.policy.policy import Policy, settled
 from gateway.policy.shipped import shipped
-from gateway.tune import from_log, from_pairs, tune
+from gateway.tune import from_log, from_pairs, table, tune
 
 
 def write_policies(
@@ -57,17 +59,28 @@ def write_policies(
 def propose(
     pairs: Path | None, judged: Path | None, max_error: float | None, out: Path, policies: Path | None
 ) -> int:
-    """`semantic-gateway tune`, on labelled pairs or a gateway's log of judged hits; prints a line a category."""
-    policy = build.policy(load_folder(policies or shipped(), frozenset(CHECKS)))
-    if judged is not None:
-        found = from_log(judged)
-    else:
-        assert pairs is not None
-        embedder = build.embedder(EmbedderConfig())
-        found = from_pairs(pairs, embedder, policy.guard, _Categories(policy, embedder))
-    for line in tune(found, policy.book, max_error, out):
-        print(line)
-    print(f"Written to {out}: chart.png, curve.csv, policies.diff, changes.json. Nothing was applied.")
+    """`semantic-gateway tune`, on labelled pairs or a gateway's log of judged hits; prints a table.
+
+    Raises Invalid for a `max_error` outside (0, 1), and for evidence or policies that cannot be read.
+    """
+    if max_error is not None and not 0 < max_error < 1:
+        raise Invalid("--max-error must lie strictly between 0 and 1")
+    folder = policies or shipped()
+    policy = build.policy(load_folder(folder, frozenset(CHECKS)))
+    try:
+        if judged is not None:
+            found = from_log(judged)
+        else:
+            assert pairs is not None
+            embedder = build.embedder(EmbedderConfig())
+            found = from_pairs(pairs, embedder, policy.guard, _Categories(policy, embedder))
+    except OSError as error:
+        raise Invalid(f"{judged or pairs}: {error.strerror or error}") from error
+    print(table(tune(found, policy.book, Files.read(folder), max_error, out)))
+    print(
+        f"Written to {out}: chart.png, curve.csv, policies.diff, changes.json. Nothing was applied. To apply:"
+    )
+    print(f"patch -p1 -d {folder if folder.is_dir() else folder.parent} < {out / 'policies.diff'}")
     return 0
 
 

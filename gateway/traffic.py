@@ -82,7 +82,7 @@ class Traffic:
 
     def since(self, number: int, limit: int) -> list[Decided]:
         """The newest decisions after that number, newest first."""
-        found = []
+        found: list[Decided] = []
         for decided in reversed(self.recent):
             if decided.number <= number or len(found) >= limit:
                 break

@@ -4,71 +4,94 @@ Evidence is labelled pairs, or the gateway's own log of judged hits. It proposes
 """
 
 import csv
-import difflib
+import gzip
 import json
+import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-import yaml
 
+from gateway import charts
 from gateway.calibrate import REFUSED, Judge, agree, read_pairs, rounded_up, sides
-from gateway.calibration import needed, operating_point
+from gateway.calibration import Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector
-from gateway.policy.book import Book, diff, from_json, to_json
-from gateway.proof import FLOOR
+from gateway.policy.book import Book, Cache, diff
+from gateway.policy.edit import Change, Files
+from gateway.proof import FLOOR, LEAST
 
-GRID = np.round(np.arange(FLOOR, 1.0001, 0.0025), 4)
+log = logging.getLogger("gateway.tune")
+_STEP = 0.0025  # between two thresholds of a curve
 _COVERED = 30  # judged below the present threshold, without which a log proposes none below it
-_COLUMNS = ("category", "threshold", "hit_rate", "false_hit_rate", "error_rate")
+_COLUMNS = (
+    "category", "statistic", "threshold", "hit_rate", "false_hit_rate", "error_rate", "wrong_share", "mark",
+)  # fmt: skip
+Array = np.ndarray[Any, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one category: a candidate's statistic each, whether reuse is right, and how many it stands for."""
+    """What is known of one category: n candidates, whether reuse is right, and how many each stands for."""
 
-    statistics: list[float] = field(default_factory=list)
-    right: list[bool] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    lookups: float = 0.0  # that had these candidates, or none
+    values: Array  # (n,) what a candidate is decided by; REFUSED where the guard objects
+    right: Array  # (n,)
+    weights: Array  # (n,)
+    lookups: float  # that had these candidates, or none
+    scored: bool = False  # `values` are the verifier's scores, else similarities
     sampled: bool = False  # from a log: error is per look-up; from pairs: per known non-duplicate
 
-    def add(self, statistic: float, right: bool, weight: float = 1.0) -> None:
-        self.statistics.append(statistic)
-        self.right.append(right)
-        self.weights.append(weight)
+    def point(self, threshold: float) -> Point:
+        return self.curve([threshold])[0]
 
-    def rates(self, threshold: float) -> tuple[float, float, float]:
-        """Share of right candidates that hit, of wrong ones, and wrong hits per look-up."""
-        s, right, weight = np.array(self.statistics), np.array(self.right), np.array(self.weights)
-        hit = s >= threshold
-        wrong = float(weight[hit & ~right].sum())
-        return (
-            float(weight[hit & right].sum()) / max(1e-9, float(weight[right].sum())),
-            wrong / max(1e-9, float(weight[~right].sum())),
-            wrong / max(self.lookups, float(weight.sum()), 1e-9),
-        )
+    def curve(self, thresholds: Sequence[float]) -> list[Point]:
+        return curve(self.values, self.right, None, thresholds, weights=self.weights, examples=self.lookups)
 
-    def proposed(self, max_error: float, present: float) -> float | None:
-        """The least threshold certified for `max_error`; None where there is too little evidence."""
-        s, right, weight = np.array(self.statistics), np.array(self.right), np.array(self.weights)
-        wrong = s[~right]
-        always = np.ones(len(wrong), dtype=np.bool_)
+    @property
+    def examples(self) -> int:
+        """Of those among which error is counted."""
+        return int(self.lookups) if self.sampled else int((~self.right).sum())
+
+    @property
+    def bound(self) -> float:
+        """The most that one of them may weigh."""
+        return float(self.weights.max(initial=1.0))
+
+    def present(self, cache: Cache) -> float | None:
+        """What the policy demands now; None: of nothing of the kind."""
+        if cache.mode not in ("semantic", "shadow"):
+            return None
+        if not self.scored:
+            return cache.threshold
+        return None if cache.verify is None else cache.verify.score
+
+    def floor(self, present: float) -> float:
+        """The least threshold of which anything is known: a log says nothing of what was not judged."""
+        least = LEAST if self.scored else FLOOR
         if not self.sampled:
-            found = operating_point(wrong, always, max_error)
-            return None if found is None else max(found, FLOOR)
-        number, bound = int(max(self.lookups, weight.sum())), float(weight.max(initial=1.0))
-        found = operating_point(
-            wrong, always, max_error, weights=weight[~right], bound=bound, examples=number
+            return least
+        below = self.values[self.values < present]
+        return max(least, float(below.min())) if len(below) >= _COVERED else present
+
+    def certified(self, max_error: float) -> float | None:
+        """The least threshold certified for `max_error`; None where there are too few examples."""
+        wrong = ~self.right
+        return operating_point(
+            self.values[wrong],
+            wrong[wrong],
+            max_error,
+            weights=self.weights[wrong],
+            bound=self.bound,
+            examples=self.examples,
         )
-        floor = FLOOR if int((s < present).sum()) >= _COVERED else present
-        return None if found is None else max(found, floor)
+
+
+# ── evidence ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def from_pairs(
@@ -77,37 +100,65 @@ def from_pairs(
     """Category → evidence, of labelled pairs. Raises Invalid for an unreadable line."""
     pairs = read_pairs(path)
     left, right = sides(pairs, embedder)
-    found: defaultdict[str, Evidence] = defaultdict(Evidence)
     guessed = categorise([pair.a for pair in pairs], left) if pairs else []
     cosines = np.einsum("ij,ij->i", left, right).tolist()
+    found: defaultdict[str, list[tuple[float, bool]]] = defaultdict(list)
     for pair, guess, cosine in zip(pairs, guessed, cosines, strict=True):
-        evidence = found[pair.category or guess]
-        evidence.add(cosine if agree(guard, pair) else REFUSED, pair.duplicate)
-        evidence.lookups += 1
-    return dict(found)
+        value = cosine if agree(guard, pair) else REFUSED
+        found[pair.category or guess].append((value, pair.duplicate))
+    return {name: _evidence([(*each, 1.0) for each in mine]) for name, mine in found.items()}
 
 
 def from_log(path: Path) -> dict[str, Evidence]:
-    """Category → evidence, of the JSON lines a gateway logs: judged hits, and look-ups that had a candidate."""
-    found: defaultdict[str, Evidence] = defaultdict(lambda: Evidence(sampled=True))
-    with path.open("rb") as lines:
+    """Category → evidence, of the JSON lines a gateway logs: judged hits, and its semantic look-ups.
+
+    Of a category whose verifier came or went meanwhile, what decided most of its judged hits counts.
+    """
+    judged: defaultdict[tuple[str, bool], list[tuple[float, bool, float]]] = defaultdict(list)
+    lookups: Counter[str] = Counter()
+    unread = 0
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
         for line in lines:
-            if b"gateway.judged" in line or b"gateway.access" in line:
-                _read(line, found)
-    return dict(found)
+            if b"gateway.judged" not in line and b"gateway.access" not in line:
+                continue  # a log holds other lines
+            try:
+                told = orjson.loads(line)
+                category = str(told["category"])
+                if told["logger"] == "gateway.access":
+                    lookups[category] += "similarity" in told or told["reason"] == "partition-empty"
+                elif "wrong" in told:
+                    judged[category, told.get("score") is not None].append(_judged(told))
+            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+                unread += 1  # and torn ones
+    if unread:
+        log.warning("%s: %d lines of judged hits or requests could not be read", path, unread)
+    rising = sorted(judged, key=lambda key: len(judged[key]))  # of a name's two, the larger is taken last
+    return {
+        name: _evidence(judged[name, scored], float(lookups[name]), scored=scored, sampled=True)
+        for name, scored in rising
+    }
 
 
-def _read(line: bytes, found: Mapping[str, Evidence]) -> None:
-    try:
-        told = orjson.loads(line)
-        logger, category = told["logger"], str(told["category"])
-        if logger == "gateway.access" and "similarity" in told:
-            found[category].lookups += 1
-        elif logger == "gateway.judged" and "wrong" in told:
-            statistic = told["similarity"] if told.get("score") is None else told["score"]
-            found[category].add(float(statistic), not told["wrong"], float(told.get("weight", 1.0)))
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return  # a log holds other lines, and torn ones
+def _judged(told: Mapping[str, Any]) -> tuple[float, bool, float]:
+    score, weight = told.get("score"), float(told.get("weight", 1.0))
+    value = float(told["similarity"] if score is None else score)
+    if not (math.isfinite(value) and math.isfinite(weight) and weight >= 1):
+        raise ValueError("no number, or a weight below one")
+    return value, not told["wrong"], weight
+
+
+def _evidence(
+    judged: Sequence[tuple[float, bool, float]],
+    lookups: float = 0.0,
+    *,
+    scored: bool = False,
+    sampled: bool = False,
+) -> Evidence:
+    values, right, weights = (np.array(column) for column in zip(*judged, strict=True))
+    return Evidence(values, right, weights, max(lookups, float(weights.sum())), scored, sampled)
+
+
+# ── operating points ────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,132 +167,121 @@ class Line:
 
     category: str
     evidence: Evidence
-    present: float
     budget: float
-    proposed: float | None
-    curve: np.ndarray[Any, Any]  # (thresholds, 3): `rates` over GRID
+    curve: Sequence[Point]
+    present: Point | None
+    proposed: Point | None
+    why: str  # nothing is proposed
 
     def __str__(self) -> str:
-        hit, false, error = self.evidence.rates(self.present)
-        known = len(self.evidence.right)
-        now = f"{self.present:.4f}: {hit:.1%} of duplicates, {false:.2%} of others, {error:.2%} of look-ups wrong"
+        """A row of the table."""
+        right = int(self.evidence.right.sum())
+        now, new = self._cells(self.present), self._cells(self.proposed)
+        by = "score" if self.evidence.scored else "similarity"
+        counts = f"{by} | {right} | {len(self.evidence.right) - right} | {self.budget:.2%}"
+        return f"| {self.category} | {counts} | {now} | {self.why + ' | ' if self.why else new} |"
+
+    def _cells(self, point: Point | None) -> str:
+        if point is None:
+            return " | "
+        wrong = point.error_rate if self.evidence.sampled else point.false_hit_rate
+        return f"{point.threshold:.4f} | {point.hit_rate:.1%}, {wrong:.2%}"
+
+    @property
+    def change(self) -> Change | None:
         if self.proposed is None:
-            return f"{self.category} ({known}): {now}; needs {needed(self.budget)} for a budget of {self.budget:.2%}"
-        hit, false, error = self.evidence.rates(self.proposed)
-        new = f"{self.proposed:.4f}: {hit:.1%}, {false:.2%}, {error:.2%}"
-        return f"{self.category} ({known}): {now}; proposed for {self.budget:.2%}: {new}"
+            return None
+        return ("cache", "verify", "score") if self.evidence.scored else (
+            "cache",
+            "threshold",
+        ), self.proposed.threshold
 
 
-def tune(found: Mapping[str, Evidence], book: Book, max_error: float | None, out: Path) -> list[Line]:
+def table(lines: Sequence[Line]) -> str:
+    """Markdown. All lines are of one kind of evidence."""
+    error = "look-ups that are wrong hits" if lines[0].evidence.sampled else "known non-duplicates that hit"
+    head = "| category | by | right | wrong | max error | in force | hits, wrong | proposed | hits, wrong |"
+    rule = "|---" * 9 + "|"
+    return "\n".join(
+        [head, rule, *map(str, lines), "", f"hits, wrong: share of duplicates that hit, of {error}."]
+    )
+
+
+def tune(
+    found: Mapping[str, Evidence], book: Book, files: Files, max_error: float | None, out: Path
+) -> list[Line]:
     """Write chart.png, curve.csv, policies.diff and changes.json to `out`; gives the lines to print.
 
-    `max_error`: for all categories; None: each one's own, 1 % where it has none.
+    `files`: of the book, to be changed. `max_error`: for all categories; None: each one's own, 1 % where it has none.
+    Raises Invalid where there is no evidence.
     """
-    lines = [
-        _line(book, name, evidence, max_error) for name, evidence in sorted(found.items()) if evidence.right
-    ]
+    lines = [_line(book, files.names, name, each, max_error) for name, each in sorted(found.items())]
     if not lines:
         raise Invalid("There is no evidence in the file: no labelled pair, or no judged hit.")
     out.mkdir(parents=True, exist_ok=True)
     with (out / "curve.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(_COLUMNS)
-        rows.writerows(_rows(lines))
-    new = _changed(book, lines)
-    (out / "policies.diff").write_text(_diff(book, new), encoding="utf-8")
-    (out / "changes.json").write_text(json.dumps(diff(book, new), indent=2), encoding="utf-8")
-    _draw(lines, out / "chart.png")
+        rows.writerows(row for line in lines for row in _rows(line))
+    new = files.changed({line.category: line.change for line in lines if line.change is not None})
+    changes = diff(files.book(), new.book())
+    (out / "policies.diff").write_bytes(files.diff(new).encode())
+    (out / "changes.json").write_text(json.dumps(changes, indent=2), encoding="utf-8")
+    if charts.drawable():
+        charts.draw([_panel(line) for line in lines], out / "chart.png")
+    else:
+        print("No chart: install matplotlib (pip install 'semantic-gateway[charts]').")
     return lines
 
 
-def _line(book: Book, name: str, evidence: Evidence, max_error: float | None) -> Line:
+def _line(book: Book, written: set[str], name: str, evidence: Evidence, max_error: float | None) -> Line:
     category = book.category(name) or book.category("default")
     assert category is not None
     cache = category.cache
     budget = max_error or cache.max_error or 0.01
-    present = cache.threshold if cache.verify is None or not evidence.sampled else cache.verify.score
-    proposed = evidence.proposed(budget, present) if cache.mode in ("semantic", "shadow") else None
-    curve = np.array([evidence.rates(threshold) for threshold in GRID.tolist()])
-    return Line(name, evidence, present, budget, None if proposed is None else rounded_up(proposed), curve)
+    now = evidence.present(cache)
+    present = None if now is None else evidence.point(now)
+    low = evidence.floor(1.0 if now is None else now)
+    proposed, why = None, "in no policy file" if name not in written else f"mode {cache.mode}"
+    if name in written and present is not None:
+        proposed, why = _proposed(evidence, budget, present, low)
+    elif name in written and cache.mode in ("semantic", "shadow"):
+        why = "cache.verify is not set"
+    grid = np.arange(math.ceil(low / _STEP), round(1 / _STEP) + 1) * _STEP
+    return Line(name, evidence, budget, evidence.curve(grid.tolist()), present, proposed, why)
 
 
-def _rows(lines: Sequence[Line]) -> Iterator[tuple[object, ...]]:
-    for line in lines:
-        for threshold, rates in zip(GRID.tolist(), line.curve.tolist(), strict=True):
-            yield line.category, f"{threshold:.4f}", *(f"{rate:.5f}" for rate in rates)
+def _proposed(evidence: Evidence, budget: float, present: Point, low: float) -> tuple[Point | None, str]:
+    """The certified operating point, or why there is none to propose."""
+    certified = evidence.certified(budget)
+    if certified is None:
+        what = "look-ups" if evidence.sampled else "non-duplicates"
+        return None, f"needs {needed(budget, evidence.bound)} {what}, has {evidence.examples}"
+    point = evidence.point(rounded_up(max(certified, low)))
+    if point.threshold <= present.threshold and point.hit_rate <= present.hit_rate:
+        return None, "as it is"  # less is allowed, and would bring no hit
+    return point, ""
 
 
-def _changed(book: Book, lines: Sequence[Line]) -> Book:
-    proposed = {line.category: line.proposed for line in lines if line.proposed is not None}
-    tree = to_json(book)
-    for category in tree["categories"]:
-        threshold = proposed.get(category["name"])
-        if threshold is not None:
-            cache: dict[str, Any] = category["cache"]
-            if cache["verify"] and any(line.evidence.sampled for line in lines):
-                cache["verify"]["score"] = threshold
-            else:
-                cache["threshold"] = threshold
-    return from_json(tree)
+def _rows(line: Line) -> Iterator[tuple[object, ...]]:
+    marked = [(point, "") for point in line.curve]
+    marked += [
+        (p, mark) for p, mark in ((line.present, "present"), (line.proposed, "proposed")) if p is not None
+    ]
+    statistic = "score" if line.evidence.scored else "similarity"
+    for point, mark in sorted(marked, key=lambda each: each[0].threshold):
+        rates = point.hit_rate, point.false_hit_rate, point.error_rate, point.wrong_share
+        yield line.category, statistic, f"{point.threshold:.4f}", *(f"{rate:.5f}" for rate in rates), mark
 
 
-def _diff(old: Book, new: Book) -> str:
-    """A unified diff of both books as YAML, defaults filled in."""
-    before, after = (
-        yaml.safe_dump(to_json(book), sort_keys=False, allow_unicode=True) for book in (old, new)
+def _panel(line: Line) -> charts.Panel:
+    right = int(line.evidence.right.sum())
+    return charts.Panel(
+        title=line.category,
+        subtitle=f"{right} right, {len(line.evidence.right) - right} wrong{f'; {line.why}' if line.why else ''}",
+        curve=line.curve,
+        present=line.present,
+        proposed=line.proposed,
+        max_error=line.budget,
+        sampled=line.evidence.sampled,
     )
-    lines = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    return "".join(difflib.unified_diff(lines[0], lines[1], "policies (in force)", "policies (proposed)"))
-
-
-def _draw(lines: Sequence[Line], path: Path) -> None:
-    """One panel a category: duplicates that hit against others that hit, over all thresholds."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("No chart: install matplotlib (pip install 'semantic-gateway[charts]').")
-        return
-    columns = min(3, len(lines))
-    rows = math.ceil(len(lines) / columns)
-    figure = Figure(figsize=(4.4 * columns, 3.5 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for number, panel in enumerate(panels.flat):
-        if number < len(lines):
-            _panel(panel, lines[number])
-        else:
-            panel.set_axis_off()
-    for panel in panels[:, 0]:
-        panel.set_ylabel("duplicates that hit")
-    shown = {
-        label: handle
-        for panel in panels.flat
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=130)
-
-
-def _panel(panel: Any, line: Line) -> None:
-    least = 1e-4
-    panel.plot(
-        np.maximum(line.curve[:, 1], least),
-        line.curve[:, 0],
-        color="#4477aa",
-        lw=1.8,
-        label="threshold 0.70 to 1.00",
-    )
-    marks = [(line.present, "o", "#222222", "in force")]
-    if line.proposed is not None:
-        marks.append((line.proposed, "D", "#cc3311", "proposed"))
-    for threshold, marker, colour, label in marks:
-        hit, false, _ = line.evidence.rates(threshold)
-        panel.plot(max(false, least), hit, marker, color=colour, ms=7, label=label)
-        panel.annotate(f" {threshold:.3f}", (max(false, least), hit), fontsize=8, color=colour, va="top")
-    if not line.evidence.sampled:
-        panel.axvline(line.budget, color="#cc3311", lw=0.8, ls=":", label="error budget")
-    panel.set_xscale("log")
-    panel.set_xlim(least * 0.8, 1.0)
-    panel.set_ylim(0, 1)
-    panel.set_title(f"{line.category} ({len(line.evidence.right):,} labels)", fontsize=10)
-    panel.set_xlabel("known non-duplicates that hit")
-    panel.grid(alpha=0.25, which="both")

@@ -20,7 +20,7 @@ LAYERS = [
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration", "trust", "verifier"},
-    {"proof", "traffic"},
+    {"proof", "traffic", "charts"},
     {"asking"},
     {"judge"},
     {"rehearsal", "sampling"},
@@ -56,7 +56,8 @@ LIBRARIES = {
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},
-    "yaml": {"policy", "config", "thresholds", "check", "tune"},
+    "yaml": {"policy", "config", "thresholds"},
+    "matplotlib": {"charts"},
     "pydantic": {"policy", "config", "check"},
 }
 

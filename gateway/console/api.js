@@ -44,6 +44,9 @@ export async function call(method, path, { body, headers } = {}) {
   }
 }
 
+/** The status of a path, without a dialog. */
+export const status = async (path) => (await fetch(path, { headers: authorization() })).status;
+
 export const get = async (path) => (await call("GET", path)).value;
 export const post = async (path, body) => (await call("POST", path, { body: JSON.stringify(body) })).value;
 

@@ -1,5 +1,5 @@
 // Which panel is shown, what keeps it fresh, and the theme.
-import { call } from "./api.js";
+import { call, status } from "./api.js";
 import { el, say } from "./dom.js";
 import { backends, entries, overview, traffic } from "./panels.js";
 import { playground } from "./playground.js";
@@ -42,8 +42,7 @@ async function tick() {
   if (document.hidden || busy) return;
   busy = true;
   await tell(async () => {
-    const response = await fetch("/readyz");
-    const well = response.ok || response.status === 401;
+    const well = (await status("/readyz")) === 200;
     ready.textContent = well ? "ready" : "not ready";
     ready.className = `pill ${well ? "good" : "bad"}`;
     if (update) await update();

@@ -24,7 +24,7 @@ def load_folder(path: Path | str, checks: Collection[str] | None = None) -> Book
     """
     faults: list[Fault] = []
     parts: list[tuple[str, Any]] = []
-    for file in _files(Path(path)):
+    for file in files(Path(path)):
         try:
             parts.append((str(file), parse(_text(file))))
         except (OSError, ValueError) as error:
@@ -44,7 +44,8 @@ def parse(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """The files of a book, in order. Raises PolicyFaults."""
     if path.is_file():
         return [path]
     if not path.is_dir():
