@@ -279,6 +279,7 @@ class App:
             status=self.status,
             readiness=self.readiness,
             traffic=self.traffic,
+            tenants=self.tenants,
             ask=self._ask_self,
             compiled=lambda book: build.policy(book, self.verifier),
         ).application()

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.cache.cache import Cache
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest, NotFound, Unauthorized
 from gateway.exchange import Entry
+from gateway.tenant import Tenants
 from gateway.traffic import KEPT, Traffic
 
 FILES = {
@@ -37,6 +39,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_PLAYED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _FOUND = 100  # entries a search lists, unless asked for fewer
 _SLICE = 2_000  # entries looked at before others get their turn
 
@@ -49,6 +52,7 @@ class Told(NamedTuple):
     body: bytes
 
 
+Explain = Callable[[bytes, CIMultiDict[str], str], Awaitable[dict[str, Any]]]
 Ask = Callable[[str, bytes, Mapping[str, str]], Awaitable[Told]]  # (path, body, headers)
 
 
@@ -56,16 +60,22 @@ class Console:
     """Routes beside those of the admin API.
 
     Args:
+        explain: (body, headers, tenant) → what would become of the request.
         ask: sends a request to the gateway's own data port, as an application would.
+        entry: an entry as JSON.
     """
 
     def __init__(
-        self, cache: Cache, traffic: Traffic, ask: Ask, entry: Callable[[Entry], dict[str, Any]]
+        self,
+        cache: Cache,
+        traffic: Traffic,
+        tenants: Tenants,
+        explain: Explain,
+        ask: Ask,
+        entry: Callable[[Entry], dict[str, Any]],
     ) -> None:
-        self._cache = cache
-        self._traffic = traffic
-        self._ask = ask
-        self._entry = entry
+        self._cache, self._traffic, self._tenants = cache, traffic, tenants
+        self._explain, self._ask, self._entry = explain, ask, entry
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -120,22 +130,46 @@ class Console:
         )
 
     async def _play(self, request: web.Request) -> web.Response:
-        """Send a request through the gateway as an application would, and show how it was answered."""
+        """What would become of an application's request and, unless `send` is false, what does."""
+        path, body, headers, send = _played(await request.read())
+        raw, named = orjson.dumps({**body, "stream": False}), CIMultiDict(headers)
         try:
-            given = orjson.loads(await request.read())
-            path, body, headers = given["path"], given["body"], given.get("headers", {})
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise BadRequest(f"The body must hold path and body, and may hold headers ({error}).") from error
-        known = isinstance(path, str) and path in ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-        if not known or not isinstance(body, dict) or not _plain(headers):
-            raise BadRequest("path is /v1/chat/completions, /v1/completions or /v1/responses, body an object, "
-                             "headers an object of texts.")  # fmt: skip
-        told = await self._ask(path, orjson.dumps({**body, "stream": False}), headers)
+            tenant = self._tenants.resolve(named)
+        except Unauthorized as error:  # a 401 would be taken for the operator's own token
+            raise BadRequest(f"No tenant has this API key: {error.message}", param="headers") from error
+        explained = await self._explain(raw, named, tenant)
+        return _json(
+            {"explained": explained, "answer": await self._answered(path, raw, headers) if send else None}
+        )
+
+    async def _answered(self, path: str, raw: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        told = await self._ask(path, raw, headers)
         try:
-            answer = orjson.loads(told.body)
+            body = orjson.loads(told.body)
         except orjson.JSONDecodeError:
-            answer = told.body.decode("utf-8", "replace")
-        return _json({"status": told.status, "headers": dict(told.headers), "body": answer})
+            body = told.body.decode("utf-8", "replace")
+        return {"status": told.status, "headers": {str(k): v for k, v in told.headers.items()}, "body": body}
+
+
+def _played(raw: bytes) -> tuple[str, dict[str, Any], dict[str, str], bool]:
+    """Path, body, headers, and whether to send it. Raises BadRequest."""
+    try:
+        given = orjson.loads(raw)
+        path, body, headers, send = (
+            given["path"],
+            given["body"],
+            given.get("headers", {}),
+            given.get("send", True),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(
+            f"The body must hold path and body, and may hold headers and send ({error})."
+        ) from error
+    if path not in _PLAYED or not isinstance(body, dict) or not _plain(headers) or not isinstance(send, bool):
+        raise BadRequest(
+            f"path is one of {', '.join(_PLAYED)}, body an object, headers an object of texts, send a boolean."
+        )
+    return path, body, headers, send
 
 
 def whole(request: web.Request, name: str, default: int) -> int:

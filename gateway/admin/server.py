@@ -44,6 +44,7 @@ from gateway.policy.policy import Policy
 from gateway.record import Receipts
 from gateway.routing.fleet import Backend, Fleet
 from gateway.sampling import Sampling
+from gateway.tenant import Tenants
 from gateway.traffic import Traffic
 from gateway.wire.request import parse
 
@@ -86,6 +87,7 @@ class AdminServer:
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
         traffic: Traffic,
+        tenants: Tenants,
         ask: Ask,
         compiled: Callable[[Book], Policy],
     ) -> None:
@@ -104,7 +106,7 @@ class AdminServer:
         self._readiness = readiness
         self._traffic = traffic
         self._compiled = compiled
-        self._console = Console(cache, traffic, ask, _entry)
+        self._console = Console(cache, traffic, tenants, self._explained, ask, _entry)
 
     def application(self) -> web.Application:
         """The aiohttp application, ready to be served."""
@@ -271,43 +273,43 @@ class AdminServer:
     # ── explain ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _explain(self, request: web.Request) -> web.Response:
-        raw = await request.read()
+        headers = CIMultiDict(request.headers)
+        told = await self._explained(
+            await request.read(), headers, _tenant(headers.get("x-gateway-tenant", ""))
+        )
+        return _answer(told)
+
+    async def _explained(self, raw: bytes, headers: CIMultiDict[str], tenant: str) -> dict[str, Any]:
+        """What would become of a tenant's request."""
         fields = _decoded(raw)
         if not isinstance(fields, dict):
             raise BadRequest("The body must be a request as a client would send it.")
-        headers = CIMultiDict(request.headers)
-        x = Exchange(
-            request_id="explain", headers=headers, tenant=_tenant(headers.get("x-gateway-tenant", ""))
-        )
+        x = Exchange(request_id="explain", headers=headers, tenant=tenant)
         x.request = parse(_endpoint(fields), raw, headers)
         decision = await self._pipeline.decide(x)
         how = decision.how if isinstance(decision, Reuse) else None
         ruling = x.ruling
-        return _answer(
-            {
-                "decision": decision.word,
-                "how": how,
-                "reason": decision.reason,
-                "entry": decision.entry.name if isinstance(decision, Reuse) else None,
-                "category": ruling.category
-                if ruling
-                else (decision.entry.category if isinstance(decision, Reuse) else None),
-                "ruling": None
-                if ruling is None
-                else {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"},
-                "load": None if ruling is None else self._load(ruling),
-                "similarity": x.similarity,
-                "threshold": x.threshold,
-                "candidates": [_candidate(c) for c in x.candidates],
-                "offload": self._offloading.explain(x),
-                "question": x.request.question,
-                "barred": x.request.barred,
-                "model": x.request.model,
-                "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
-                "policy_version": self._policy.book.version,
-                "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
-            }
-        )
+        return {
+            "decision": decision.word,
+            "how": how,
+            "reason": decision.reason,
+            "entry": decision.entry.name if isinstance(decision, Reuse) else None,
+            "category": ruling.category
+            if ruling
+            else (decision.entry.category if isinstance(decision, Reuse) else None),
+            "ruling": None if ruling is None else _ruling(ruling),
+            "load": None if ruling is None else self._load(ruling),
+            "similarity": x.similarity,
+            "threshold": x.threshold,
+            "candidates": [_candidate(c) for c in x.candidates],
+            "offload": self._offloading.explain(x),
+            "question": x.request.question,
+            "barred": x.request.barred,
+            "model": x.request.model,
+            "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
+            "policy_version": self._policy.book.version,
+            "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
+        }
 
     def _load(self, ruling: Ruling) -> dict[str, Any]:
         """How far load has moved this ruling from what its category's policy says."""
@@ -484,6 +486,11 @@ def _entry_id(text: str) -> int:
         return int(text, 16) if len(text) <= 16 else -1
     except ValueError:
         return -1
+
+
+def _ruling(ruling: Ruling) -> dict[str, Any]:
+    told = {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"}
+    return {**told, "waived": sorted(ruling.waived)}
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

@@ -50,12 +50,8 @@ export const status = async (path) => (await fetch(path, { headers: authorizatio
 export const get = async (path) => (await call("GET", path)).value;
 export const post = async (path, body) => (await call("POST", path, { body: JSON.stringify(body) })).value;
 
-/** What may be missing in this build or under this role: null then. */
+/** null where this gateway has no such path. */
 export async function perhaps(path) {
-  try {
-    return await get(path);
-  } catch (error) {
-    if (error instanceof Refused && [403, 404].includes(error.status)) return null;
-    throw error;
-  }
+  perhaps.paths ??= (await get("/openapi.json")).paths;
+  return path in perhaps.paths ? get(path) : null;
 }

@@ -26,7 +26,8 @@ function layout(more) {
 
 async function draw(node, traces, more) {
   const plotly = await library();
-  if (plotly === null) { node.hidden = true; return; }
+  node.hidden = plotly === null || !traces.some((trace) => trace.x.length);
+  if (node.hidden) return;
   if (!node.isConnected) return;
   await plotly.react(node, traces, layout(more), { displayModeBar: false, responsive: true });
 }

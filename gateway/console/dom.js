@@ -33,8 +33,9 @@ export const decided = (word) => pill(word, KINDS[word] ?? "");
 /** columns: [title, cell of a row, "number" | "text" | ""]; the first column heads its row. */
 export function table(caption, columns, rows) {
   const cell = (row, [, of, kind], first) => el(first ? "th" : "td", { class: kind, scope: first ? "row" : null }, of(row));
+  if (!rows.length) return el("p", { class: "quiet" }, `${caption}: none.`);
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, el("table", {},
-    el("caption", {}, rows.length ? caption : `${caption}: none`),
+    el("caption", {}, caption),
     el("thead", {}, el("tr", {}, columns.map(([title, , kind]) => el("th", { scope: "col", class: kind }, title)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, columns.map((column, at) => cell(row, column, at === 0))))),
   ));

@@ -55,8 +55,7 @@ export async function overview(panel) {
       Object.entries(hour.counts).sort((a, b) => b[1] - a[1])));
     hits.replaceChildren(table("Judged semantic hits against their budgets", [
       ["category", (row) => row.name], ["state", state],
-      ["wrong / hits", (row) => percent(row.hits.rate), "number"],
-      ["95 % interval", (row) => (row.hits.rate === null ? "–" : `${percent(row.hits.low)} to ${percent(row.hits.high)}`), "number"],
+      ["wrong / hits, 95 % interval", (row) => (row.hits.rate === null ? "–" : `${percent(row.hits.rate)} (${percent(row.hits.low)} to ${percent(row.hits.high)})`), "number"],
       ["wrong / look-ups", (row) => percent(row.error, 2), "number"],
       ["budget", (row) => percent(row.max_error, 2), "number"],
       ["judged", (row) => number(row.hits.judged), "number"]], rows));

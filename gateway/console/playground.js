@@ -1,6 +1,6 @@
 // A prompt's way through the gateway: what would be decided and why, beside what came back.
 import { get, post, Refused } from "./api.js";
-import { decided, el, field, pill, say, similarity, table } from "./dom.js";
+import { decided, el, field, pill, similarity, table } from "./dom.js";
 
 const TELLING = /^(x-gateway-|age$|cache-status$|server-timing$|x-request-id$)/i;
 
@@ -31,8 +31,8 @@ function why(told) {
   const ruling = told.ruling ?? {};
   return [
     el("p", {}, decided(told.how || told.decision), " ", pill(told.reason), " in category ", el("strong", {}, told.category ?? "–")),
-    table("Ruling", [["", ([name]) => name], ["", ([, value]) => (typeof value === "object" ? JSON.stringify(value) : String(value)), "text"]],
-      Object.entries(ruling).filter(([, value]) => value !== null && value !== "")),
+    table("Ruling", [["term", ([name]) => name], ["value", ([, value]) => (typeof value === "number" ? String(Number(value.toFixed(4))) : String(value)), "text"]],
+      Object.entries(ruling).filter(([, value]) => value !== null && value !== "" && String(value) !== "")),
     table("Candidates, nearest first", [
       ["stored question", (one) => one.question, "text"], ["similarity", (one) => similarity(one.similarity), "number"], ["score", (one) => similarity(one.score), "number"],
       ["verdict", (one) => pill(one.verdict ?? "not asked", one.verdict === "ok" ? "good" : "warn")], ["category", (one) => one.category]], told.candidates),
@@ -42,46 +42,40 @@ function why(told) {
 }
 
 export async function playground(panel) {
-  const models = (await get("/backends")).models.map((model) => model.name);
-  const model = el("select", {}, models.map((one) => el("option", { value: one }, one)));
-  const system = el("input", { placeholder: "none" });
-  const tenant = el("input", { placeholder: "name, or k: id" });
+  const models = (await get("/backends")).models.map((model) => model.name).filter((name) => name !== "*");
+  const known = el("datalist", { id: "models" }, models.map((one) => el("option", { value: one })));
+  const model = el("input", { list: "models", value: models[0] ?? "", required: true, autocomplete: "off" });
+  const system = el("input", { placeholder: "none", autocomplete: "off" });
   const key = el("input", { type: "password", autocomplete: "off", placeholder: "none" });
   const cache = el("select", {}, ["on", "exact", "off", "refresh", "only"].map((one) => el("option", { value: one }, one)));
   const prompt = el("textarea", { rows: 4, required: true });
   const left = el("section", { "aria-live": "polite" }, el("h2", {}, "Decision"), el("p", { class: "quiet" }, "Ask something."));
   const right = el("section", { "aria-live": "polite" }, el("h2", {}, "Answer"));
+  const form = el("form", { onsubmit: (event) => { event.preventDefault(); ask(true); } });
 
-  const body = () => ({
-    model: model.value === "*" ? "default" : model.value,
-    messages: [...(system.value ? [{ role: "system", content: system.value }] : []), { role: "user", content: prompt.value }],
+  const request = (send) => ({
+    path: "/v1/chat/completions", send,
+    headers: { "x-gateway-cache": cache.value, ...(key.value ? { Authorization: `Bearer ${key.value}` } : {}) },
+    body: { model: model.value, messages: [...(system.value ? [{ role: "system", content: system.value }] : []), { role: "user", content: prompt.value }] },
   });
   async function ask(send) {
-    const controls = { "x-gateway-cache": cache.value };
+    if (!form.reportValidity()) return;
+    right.replaceChildren(el("h2", {}, "Answer"), el("p", { class: "quiet" }, send ? "Waiting for it …" : "Not asked."));
     try {
-      const told = await explain(controls);
-      left.replaceChildren(el("h2", {}, "Decision, before it is sent"), ...why(told));
-      right.replaceChildren(el("h2", {}, "Answer"), el("p", { class: "quiet" }, send ? "Waiting for it …" : "Not asked."));
-      if (!send) return;
-      const headers = key.value ? { ...controls, Authorization: `Bearer ${key.value}` } : controls;
-      right.replaceChildren(el("h2", {}, "Answer"), ...answer(await post("/playground", { path: "/v1/chat/completions", body: body(), headers })));
+      const told = await post("/playground", request(send));
+      left.replaceChildren(el("h2", {}, "Decision, looked at just before"), ...why(told.explained));
+      if (told.answer) right.replaceChildren(el("h2", {}, "Answer"), ...answer(told.answer));
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       right.replaceChildren(el("h2", {}, "Answer"), el("p", { class: "bad" }, error.message));
-      say(error.message);
     }
   }
-  async function explain(controls) {
-    const { call } = await import("./api.js");
-    const whose = tenant.value ? { "x-gateway-tenant": tenant.value } : {};
-    return (await call("POST", "/explain", { body: JSON.stringify(body()), headers: { ...controls, ...whose } })).value;
-  }
+  form.append(
+    el("div", { class: "form" }, field("Model", model), field("Cache", cache), field("System prompt", system), field("API key", key)),
+    field("Prompt", prompt), known,
+    el("div", { class: "row" }, el("button", { class: "main" }, "Ask"), el("button", { type: "button", onclick: () => ask(false) }, "Only explain")));
   panel.append(el("h1", {}, "Playground"),
     el("p", { class: "lead" }, "Goes through this gateway as an application's request would, and is stored, counted and paid for like one."),
-    el("section", {}, el("form", { onsubmit: (event) => { event.preventDefault(); ask(true); } },
-      el("div", { class: "form" }, field("Model", model), field("Cache", cache), field("System prompt", system), field("API key", key), field("Tenant, to explain for", tenant)),
-      field("Prompt", prompt),
-      el("div", { class: "row" }, el("button", { class: "main" }, "Ask"), el("button", { type: "button", onclick: () => prompt.value && ask(false) }, "Only explain")))),
-    el("div", { class: "grid" }, left, right));
+    el("section", {}, form), el("div", { class: "grid" }, left, right));
   return null;
 }

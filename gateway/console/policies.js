@@ -1,5 +1,5 @@
 // The policy editor: a category as a form and as JSON, validated and tried on recent traffic before it is saved.
-import { call, get, Refused } from "./api.js";
+import { call, perhaps, Refused } from "./api.js";
 import { el, field, percent, say, table } from "./dom.js";
 
 const FIELDS = [ // what operators change most; the JSON beside them has everything
@@ -22,7 +22,7 @@ export async function policies(panel) {
   const text = el("textarea", { rows: 22, spellcheck: "false" });
   const form = el("div", { class: "form" });
   const result = el("div", { role: "status", "aria-live": "polite" });
-  const versions = el("div");
+  const versions = el("section", { hidden: true });
 
   const category = () => JSON.parse(text.value);
   const edited = () => ({ ...book, categories: book.categories.map((one) => (one.name === name ? category() : one)) });
@@ -93,7 +93,7 @@ export async function policies(panel) {
   });
 
   async function history() {
-    const known = await get("/policies/versions").catch(() => null);
+    const known = await perhaps("/policies/versions");
     const rows = known?.versions ?? [];
     const back = async (version) => {
       if (!confirm("Put this version in force again?")) return;
@@ -101,6 +101,7 @@ export async function policies(panel) {
       await load();
       say("Rolled back.");
     };
+    versions.hidden = !rows.length;
     versions.replaceChildren(...(rows.length ? [el("h2", {}, "Versions"), table("Newest first", [
       ["version", (one) => one.version], ["when", (one) => new Date(1000 * (one.at ?? one.created)).toLocaleString()], ["who", (one) => one.who ?? "–"],
       ["", (one) => (one.version === book.version || one.current ? "in force" : el("button", { type: "button", onclick: guarded(() => back(one.version)) }, "Put back"))]], rows)] : []));
@@ -115,7 +116,7 @@ export async function policies(panel) {
         el("div", { class: "row" },
           el("button", { type: "button", onclick: validate }, "Validate and try"), el("button", { type: "button", class: "main", onclick: save }, "Save"),
           el("button", { type: "button", onclick: guarded(load) }, "Discard"))),
-      el("div", { class: "stack" }, el("section", {}, el("h2", {}, "Outcome"), result), el("section", {}, versions))));
+      el("div", { class: "stack" }, el("section", {}, el("h2", {}, "Outcome"), result), versions)));
   await load();
   return null;
 }
