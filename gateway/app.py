@@ -11,15 +11,16 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from gateway import build, readings
 from gateway import log as logs
+from gateway.admin.console import Told
 from gateway.admin.server import AdminServer
 from gateway.asking import Asker
 from gateway.cache.cache import Cache
@@ -60,6 +61,7 @@ from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
 from gateway.tenant import Tenants
+from gateway.traffic import Traffic
 from gateway.trust.negatives import Negatives
 
 log = logging.getLogger("gateway")
@@ -143,6 +145,7 @@ class App:
         self.flights = Flights()
         self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
+        self.traffic = Traffic()
         self.tenants = Tenants(build.keys(config), await self._secret())
         self._priorities = build.priorities(config)
         self.asker = Asker(
@@ -236,7 +239,12 @@ class App:
             self.tenants,
             self.fleet,
             self.dispatch,
-            Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
+            Recorder(
+                self.metrics,
+                self.traffic,
+                self._lines.add if self._lines else None,
+                prompts=self.config.log.prompts,
+            ),
             self.receipts,
             feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading).take,
             readiness=self.readiness,
@@ -270,11 +278,27 @@ class App:
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
+            traffic=self.traffic,
+            tenants=self.tenants,
+            ask=self._ask_self,
+            compiled=lambda book: build.policy(book, self.verifier),
         ).application()
         runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
         )
         self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+
+    async def _ask_self(self, path: str, body: bytes, headers: Mapping[str, str]) -> Told:
+        """One request through the data port, as an application would send it."""
+        host = self.config.listen.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        url = f"http://[{host}]" if ":" in host else f"http://{host}"
+        kind = {"Content-Type": "application/json"}
+        async with (
+            ClientSession() as session,
+            session.post(f"{url}:{self.ports['data']}{path}", data=body, headers={**headers, **kind}) as got,
+        ):
+            return Told(got.status, got.headers, await got.read())
 
     async def _site(self, runner: web.BaseRunner, host: str, port: int) -> int:
         await runner.setup()

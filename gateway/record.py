@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from gateway.exchange import Exchange, Join, Reuse
 from gateway.metrics import Metrics
+from gateway.traffic import Traffic
 
 _DAY = 86_400.0
 
@@ -83,9 +84,15 @@ class Recorder:
     """Counts and logs finished exchanges."""
 
     def __init__(
-        self, metrics: Metrics, lines: Callable[[dict[str, Any]], None] | None, *, prompts: bool
+        self,
+        metrics: Metrics,
+        traffic: Traffic,
+        lines: Callable[[dict[str, Any]], None] | None,
+        *,
+        prompts: bool,
     ) -> None:
         self._metrics = metrics
+        self._traffic = traffic
         self._lines = lines
         self._prompts = prompts
 
@@ -108,6 +115,7 @@ class Recorder:
         for step in ("embed", "search"):
             if step in x.marks:
                 self._metrics.step(step, x.marks[step])
+        self._traffic.finished(x, seconds)
         if self._lines is not None:
             self._lines(self._line(x, word, how, reason, category, endpoint, seconds))
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration", "trust", "verifier"},
-    {"proof", "charts"},
+    {"proof", "charts", "traffic"},
     {"asking", "journal"},
     {"judge"},
     {"rehearsal", "sampling"},

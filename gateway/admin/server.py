@@ -4,6 +4,7 @@ It changes policies and cache only through the rooms that own them, never calls 
 secret. Names in the Host header are checked and writes must be JSON, so that no web page can reach it.
 """
 
+import asyncio
 import hmac
 import logging
 import time
@@ -17,7 +18,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway import metrics
+from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
+from gateway.admin.console import Ask, Console
 from gateway.admin.openapi import document
+from gateway.admin.preview import preview
 from gateway.cache.cache import Cache
 from gateway.errors import (
     BadRequest,
@@ -36,9 +40,12 @@ from gateway.pipeline import Pipeline
 from gateway.policy.book import Book, diff, to_json
 from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
+from gateway.policy.policy import Policy
 from gateway.record import Receipts
 from gateway.routing.fleet import Backend, Fleet
 from gateway.sampling import Sampling
+from gateway.tenant import Tenants
+from gateway.traffic import Traffic
 from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
@@ -57,6 +64,9 @@ class AdminServer:
         token: required as a bearer token unless empty.
         status: the figures of `GET /cache`.
         readiness: (ready, detail).
+        traffic: what the console shows, and a dry run is tried on.
+        ask: sends a request to the data port.
+        compiled: a book's policy as it would serve.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -76,6 +86,10 @@ class AdminServer:
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
+        traffic: Traffic,
+        tenants: Tenants,
+        ask: Ask,
+        compiled: Callable[[Book], Policy],
     ) -> None:
         self._token = token
         self._open_metrics = open_metrics
@@ -90,6 +104,9 @@ class AdminServer:
         self._metrics = published
         self._status = status
         self._readiness = readiness
+        self._traffic = traffic
+        self._compiled = compiled
+        self._console = Console(cache, traffic, tenants, self._explained, ask, _entry)
 
     def application(self) -> web.Application:
         """The aiohttp application, ready to be served."""
@@ -121,6 +138,7 @@ class AdminServer:
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
+                *self._console.routes(),
             ]
         )
         return app
@@ -164,7 +182,7 @@ class AdminServer:
             and request.headers.get("Sec-Fetch-Site") == "cross-site"
         ):
             raise Forbidden("Requests from other sites are refused.", code="cross_site")
-        if not self._token:
+        if not self._token or request.path in CONSOLE_PATHS:  # the page holds no data
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         known = hmac.compare_digest(given.strip().encode(), self._token.encode())
@@ -225,7 +243,15 @@ class AdminServer:
 
     async def _validate(self, request: web.Request) -> web.Response:
         book = self._policy.parse(await _json(request))
-        return _answer({"valid": True, "version": book.version, "changes": diff(self._policy.book, book)})
+        return _answer(await self._difference(book))
+
+    async def _difference(self, book: Book) -> dict[str, Any]:
+        """What a book would change: keys, and recent decisions."""
+        recent, present = list(self._traffic.recent), self._policy.current
+        wanted = await asyncio.to_thread(self._compiled, book)
+        decisions = await asyncio.to_thread(preview, recent, present, wanted)
+        changes = diff(self._policy.book, book)
+        return {"valid": True, "version": book.version, "changes": changes, "decisions": decisions}
 
     async def _reload(self, request: web.Request) -> web.Response:
         return self._book(await self._policy.reload())
@@ -247,43 +273,43 @@ class AdminServer:
     # ── explain ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _explain(self, request: web.Request) -> web.Response:
-        raw = await request.read()
+        headers = CIMultiDict(request.headers)
+        told = await self._explained(
+            await request.read(), headers, _tenant(headers.get("x-gateway-tenant", ""))
+        )
+        return _answer(told)
+
+    async def _explained(self, raw: bytes, headers: CIMultiDict[str], tenant: str) -> dict[str, Any]:
+        """What would become of a tenant's request."""
         fields = _decoded(raw)
         if not isinstance(fields, dict):
             raise BadRequest("The body must be a request as a client would send it.")
-        headers = CIMultiDict(request.headers)
-        x = Exchange(
-            request_id="explain", headers=headers, tenant=_tenant(headers.get("x-gateway-tenant", ""))
-        )
+        x = Exchange(request_id="explain", headers=headers, tenant=tenant)
         x.request = parse(_endpoint(fields), raw, headers)
         decision = await self._pipeline.decide(x)
         how = decision.how if isinstance(decision, Reuse) else None
         ruling = x.ruling
-        return _answer(
-            {
-                "decision": decision.word,
-                "how": how,
-                "reason": decision.reason,
-                "entry": decision.entry.name if isinstance(decision, Reuse) else None,
-                "category": ruling.category
-                if ruling
-                else (decision.entry.category if isinstance(decision, Reuse) else None),
-                "ruling": None
-                if ruling is None
-                else {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"},
-                "load": None if ruling is None else self._load(ruling),
-                "similarity": x.similarity,
-                "threshold": x.threshold,
-                "candidates": [_candidate(c) for c in x.candidates],
-                "offload": self._offloading.explain(x),
-                "question": x.request.question,
-                "barred": x.request.barred,
-                "model": x.request.model,
-                "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
-                "policy_version": self._policy.book.version,
-                "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
-            }
-        )
+        return {
+            "decision": decision.word,
+            "how": how,
+            "reason": decision.reason,
+            "entry": decision.entry.name if isinstance(decision, Reuse) else None,
+            "category": ruling.category
+            if ruling
+            else (decision.entry.category if isinstance(decision, Reuse) else None),
+            "ruling": None if ruling is None else _ruling(ruling),
+            "load": None if ruling is None else self._load(ruling),
+            "similarity": x.similarity,
+            "threshold": x.threshold,
+            "candidates": [_candidate(c) for c in x.candidates],
+            "offload": self._offloading.explain(x),
+            "question": x.request.question,
+            "barred": x.request.barred,
+            "model": x.request.model,
+            "backends": [b.state(time.monotonic()) for b in self._fleet.model(x.request.model).backends],
+            "policy_version": self._policy.book.version,
+            "steps_ms": {name: round(seconds * 1000, 3) for name, seconds in x.marks.items()},
+        }
 
     def _load(self, ruling: Ruling) -> dict[str, Any]:
         """How far load has moved this ruling from what its category's policy says."""
@@ -460,6 +486,11 @@ def _entry_id(text: str) -> int:
         return int(text, 16) if len(text) <= 16 else -1
     except ValueError:
         return -1
+
+
+def _ruling(ruling: Ruling) -> dict[str, Any]:
+    told = {name: getattr(ruling, name) for name in ruling.__slots__ if name != "load"}
+    return {**told, "waived": sorted(ruling.waived)}
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

@@ -125,6 +125,7 @@ class Backend:
             "requests": self.requests,
             "failures": self.failures,
             "draining": self.draining,
+            "load": round(self.pressure(now), 3),
             **self.signals.state(now),
             **self.health.state(now),
         }

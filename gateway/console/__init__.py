@@ -1,0 +1,1 @@
+"""Files of the console; `gateway.admin.console` serves them."""
