@@ -313,13 +313,14 @@ rules:
 def test_the_admin_explains_a_message(native: Running, claude: ScriptedAnthropic) -> None:
     ask(native)
     native.settle()
-    tenant = native.app.cache.catalog.all()[0].tenant if hasattr(native.app.cache.catalog, "all") else ""
-    answer = httpx.post(
-        f"{native.admin}/explain",
-        json=ASKED,
-        headers={"anthropic-version": "2023-06-01", "x-gateway-tenant": tenant},
-    ).json()
-    assert answer["decision"] in ("reuse", "forward")
+    (entry,) = native.app.cache.catalog.entries()
+    named = {"x-gateway-tenant": entry.tenant}
+    told = httpx.post(f"{native.admin}/explain", json=ASKED, headers=named).json()
+    assert told["reason"] == "partition-empty", "the same body as a chat completion is another question"
+    body = {**ASKED, "messages": [{"role": "user", "content": "What is France's capital?"}]}
+    named["anthropic-version"] = "2023-06-01"
+    told = httpx.post(f"{native.admin}/explain", json=body, headers=named).json()
+    assert (told["decision"], told["how"], told["entry"]) == ("reuse", "semantic", entry.name)
     assert claude.calls == 1
 
 

@@ -16,6 +16,7 @@ from gateway.wire.sse import events
 _Object = dict[str, Any]
 _Verdict = tuple[Literal["semantic", "exact", "none"], str]
 _GROWS = {"text_delta": "text", "thinking_delta": "thinking"}
+_LATE = ("stop_details", "container")  # told at a message's end, where there are any
 _CUT = {
     "max_tokens": "truncated",
     "model_context_window_exceeded": "truncated",
@@ -102,7 +103,8 @@ def message_events(whole: Mapping[str, Any]) -> Iterator[bytes]:
         for delta in deltas:
             yield _event("content_block_delta", {"index": index, "delta": delta})
         yield _event("content_block_stop", {"index": index})
-    ended = {key: whole.get(key) for key in ("stop_reason", "stop_sequence")}
+    late = {key: whole[key] for key in _LATE if whole.get(key) is not None}
+    ended = {"stop_reason": whole.get("stop_reason"), "stop_sequence": whole.get("stop_sequence"), **late}
     yield _event("message_delta", {"delta": ended, "usage": usage})
     yield _event("message_stop", {})
 
