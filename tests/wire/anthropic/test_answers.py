@@ -1,6 +1,7 @@
 """Answers and streams of each API in the other's form, and messages in their own."""
 
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 def cut(body: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(at % (len(body) + 1) for at in cuts), len(body)]
-    return [body[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [body[start:end] for start, end in pairwise(places)]
 
 
 def fed(translator: Any, body: bytes, cuts: list[int]) -> bytes:
