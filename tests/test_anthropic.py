@@ -372,3 +372,16 @@ def test_slow_streams_are_passed_on_as_they_come(start: Start, backend: Scripted
         assert "message_stop" not in seen
         backend.call(backend.pause.set)
         assert "message_stop" in "".join(pieces)
+
+
+def test_prompts_read_from_a_cache_are_counted(native: Running, claude: ScriptedAnthropic) -> None:
+    for body in (ASKED, {**ASKED, "stream": True}):
+        ask(native, body, x_gateway_cache="off")
+        native.settle()
+    told = httpx.get(f"{native.admin}/metrics").text
+    (line,) = [
+        line
+        for line in told.splitlines()
+        if "token" in line and "input" in line and not line.startswith("#") and "saved" not in line
+    ]
+    assert line.split()[-1] in ("24", "24.0")

@@ -94,12 +94,7 @@ def spoken(request: Request, api: Api, *, model: str | None = None, include_usag
 
 def _exact(request: Request) -> dict[str, Any]:
     """The body with its whole numbers as they are, however long."""
-    if not big_numbers(request.raw):
-        return request.fields
-    try:
-        fields: dict[str, Any] = loads(request.raw)
-    except ValueError as error:
-        raise Untranslatable(f"The request body cannot be read: {error}") from None
+    fields: dict[str, Any] = loads(request.raw) if big_numbers(request.raw) else request.fields
     return fields
 
 
