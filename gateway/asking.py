@@ -22,12 +22,14 @@ from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, to_upstream
 from gateway.routing.upstream import Sent
 from gateway.wire import answer
-from gateway.wire.request import remade, rewrite
+from gateway.wire.dialect import spoken
+from gateway.wire.request import remade
 
 PATHS = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "responses": "/responses",
+    "messages": "/messages",
     "embeddings": "/embeddings",
 }
 OFF_LOOP = 64 << 10  # bytes; longer answers are taken apart on another thread
@@ -71,7 +73,7 @@ class Asker:
 
         async def run(call: Call) -> None:
             await self._dispatch.send(
-                x, model, "POST", path(x), prepare=self._prepare(x, model), into=call, hold=self._keep
+                x, model, "POST", path(x), prepare=self._prepare(x), into=call, hold=self._keep
             )
 
         call = Call(run, self._keep)
@@ -99,19 +101,11 @@ class Asker:
         model = self._fleet.model(name)
         return replace(model, fallback=()) if model.fallback else model
 
-    def _prepare(self, x: Exchange, model: Model) -> Callable[[Model, Backend], Sent]:
-        request = x.request
-        assert request is not None
-
+    def _prepare(self, x: Exchange) -> Callable[[Model, Backend], Sent]:
         def prepare(_: Model, backend: Backend) -> Sent:
-            headers = to_upstream(
-                x.headers,
-                api_key=backend.api_key,
-                trust_client=self._trust_client_key(),
-                request_id=x.request_id,
-            )
-            accept_readable(headers)
-            return Sent(headers, rewrite(request, model=backend.model))
+            sent = prepared(x, backend, model=backend.model, trust_client=self._trust_client_key())
+            accept_readable(sent.headers)
+            return sent
 
         return prepare
 
@@ -133,6 +127,31 @@ async def taken_apart(endpoint: Endpoint, head: Any, whole: bytes, n: int = 1) -
     if len(whole) <= OFF_LOOP:
         return answer.read(*given, n=n)
     return await asyncio.to_thread(answer.read, *given, n=n)
+
+
+def prepared(
+    x: Exchange, backend: Backend, *, model: str | None, trust_client: bool, include_usage: bool = False
+) -> Sent:
+    """What a backend is sent for `x.request`, in the API it speaks.
+
+    Raises:
+        Untranslatable: the request has no form there.
+    """
+    assert x.request is not None
+    said = spoken(x.request, backend.api, model=model, include_usage=include_usage)
+    translated = said.translator is not None
+    headers = to_upstream(
+        x.headers,
+        api_key=backend.api_key,
+        trust_client=trust_client,
+        request_id=x.request_id,
+        api=backend.api,
+        translated=translated,
+    )
+    if said.usage_added or translated:  # something can be taken out of plain text only, or said anew
+        headers["Accept-Encoding"] = "identity"
+    elsewhere = None if said.endpoint is None else PATHS[said.endpoint] + x.query
+    return Sent(headers, said.body, said.usage_added, elsewhere, said.translator)
 
 
 def path(x: Exchange) -> str:

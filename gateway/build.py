@@ -243,6 +243,7 @@ def _backend(config: Config, model: ModelConfig, place: int | str, backend: Back
         api_key=backend.api_key,
         weight=backend.weight,
         stream_usage=backend.stream_usage,
+        api=model.api,
         price_input=price.input / 1e6,
         price_output=price.output / 1e6,
         region=backend.region,

@@ -110,6 +110,7 @@ class MirrorConfig(_Section):
 class ModelConfig(_Section):
     name: str = Field(min_length=1)
     backends: tuple[BackendConfig, ...] = Field(min_length=1)
+    api: Literal["openai", "anthropic", "both"] = "openai"  # which its backends and its mirror speak
     price: Price = Price()
     strategy: Strategy | None = None  # None: routing.strategy
     fallback: tuple[str, ...] = ()  # models asked, in this order, when none of its backends can answer

@@ -16,6 +16,7 @@ from gateway.cache.guard import CHECKS
 from gateway.config import Config
 from gateway.policy.folder import load_folder
 from gateway.policy.shipped import shipped
+from gateway.routing.headers import credentials
 
 _PAIR = ("How do I reverse a list in Python?", "How can I reverse a list in Python?")
 
@@ -29,7 +30,9 @@ async def examine(config: Config) -> int:
     ]
     for model in config.models:
         for backend in model.backends:
-            parts.append((f"backend {backend.url}", partial(_backend, backend.url, backend.api_key)))
+            parts.append(
+                (f"backend {backend.url}", partial(_backend, backend.url, backend.api_key, model.api))
+            )
     failed = 0
     for name, probe in parts:
         try:
@@ -69,8 +72,8 @@ def _embedder(config: Config) -> str:
     return f"{embedder.name}, {milliseconds:.1f} ms a query, a paraphrase scores {float(vectors[0] @ vectors[1]):.3f}"
 
 
-async def _backend(url: str, key: str) -> str:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+async def _backend(url: str, key: str, api: str) -> str:
+    headers = credentials(key, api)
     timeout = aiohttp.ClientTimeout(total=5)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gateway.errors import GatewayError
 
-Endpoint = Literal["chat", "completions", "responses", "embeddings"]
+Endpoint = Literal["chat", "completions", "responses", "messages", "embeddings"]
 Mode = Literal["semantic", "exact", "shadow", "none"]
 How = Literal["exact", "semantic"]
 
@@ -38,7 +38,7 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request of the four endpoints that can be cached: the raw body and the facts the walk needs."""
+    """A request of the endpoints whose answers can be cached: the raw body and the facts the walk needs."""
 
     endpoint: Endpoint
     raw: bytes

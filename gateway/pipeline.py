@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import orjson
 from multidict import CIMultiDict
 
-from gateway.asking import OFF_LOOP, Asked, Asker, aside, path, taken_apart
+from gateway.asking import OFF_LOOP, Asked, Asker, aside, path, prepared, taken_apart
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import random_id
 from gateway.cache.flight import Call, Flight, Flights, Reader
@@ -48,15 +48,17 @@ from gateway.offload.room import Offloading
 from gateway.policy.policy import too_hot
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
-from gateway.routing.headers import accept_readable, is_plain_sse, to_client, to_upstream
+from gateway.routing.headers import accept_readable, is_plain_sse, to_client
 from gateway.routing.upstream import Sent
 from gateway.wire import replay
-from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint, rewrite
+from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint
 
 log = logging.getLogger("gateway.pipeline")
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
 _OVERHEAD = 900  # bytes of metadata and index links an entry costs beside its vector and document
-_UNABLE = frozenset((429, 500, 502, 503, 504))  # statuses of an engine, or a gateway, that cannot answer now
+_UNABLE = frozenset(
+    (429, 500, 502, 503, 504, 529)
+)  # statuses of an engine, or a gateway, that cannot answer now
 _EXAMPLES = 24  # compared, where a small model may be asked
 _REJOINS = 3  # leaders may leave before they land; after that a follower goes alone
 
@@ -559,7 +561,8 @@ class Pipeline:
     def _call(self, x: Exchange, model: Model, flight: Flight | None) -> Call:
         """Start the upstream call; with a flight, others may read it, and it stays open until stored."""
         self._plan_entry(x)
-        asks_usage = x.entry is not None and _request(x).stream
+        request = _request(x)
+        asks_usage = request.stream and (x.entry is not None or request.endpoint == "messages")
 
         async def run(call: Call) -> None:
             await self._forward_to_engine(x, model, call, asks_usage)
@@ -597,20 +600,13 @@ class Pipeline:
         request = _request(x)
 
         def prepare(asked: Model, backend: Backend) -> Sent:
-            asks = asks_usage and backend.stream_usage
-            added = asks and not request.wants_usage
             name = backend.model or (asked.name if asked is not model else None)
-            sent = to_upstream(
-                x.headers,
-                api_key=backend.api_key,
-                trust_client=self._settings.trust_client_key(),
-                request_id=x.request_id,
-            )
-            if added:  # a chunk can be taken out of plain text only
-                sent["Accept-Encoding"] = "identity"
-            elif x.entry is not None or x.plan is not None:
-                accept_readable(sent)
-            return Sent(sent, rewrite(request, model=name, include_usage=asks), added)
+            asks = asks_usage and backend.stream_usage
+            trust = self._settings.trust_client_key()
+            sent = prepared(x, backend, model=name, trust_client=trust, include_usage=asks)
+            if x.entry is not None or x.plan is not None:
+                accept_readable(sent.headers)
+            return sent
 
         hold = 0 if request.stream else self._settings.shared_stream_bytes
         await self._dispatch.send(x, model, "POST", path(x), prepare=prepare, into=call, hold=hold)
@@ -790,6 +786,9 @@ def _temperature(request: Request) -> float | None:
 
 def _owner(x: Exchange) -> str:
     """Who asks, and in which query: an engine may read options, or even a key, from there."""
+    if _request(x).endpoint == "messages":  # Anthropic's API reads its version and options from headers
+        told = [x.headers.getall(name, ()) for name in ("anthropic-version", "anthropic-beta")]
+        return orjson.dumps([x.query, *map(list, told), x.tenant]).decode()
     return f"{x.query} {x.tenant}" if x.query else x.tenant
 
 

@@ -1,4 +1,4 @@
-"""The data plane: HTTP in, HTTP out. Routes, bounds, request ids, and errors in OpenAI's shape; no policy.
+"""The data plane: HTTP in, HTTP out. Routes, bounds, request ids, and errors in the shape of the API asked; no policy.
 
 aiohttp's low-level server is used, without its router and middlewares: the walk is one straight line, and a
 streaming body passes through no wrapper.
@@ -39,7 +39,9 @@ from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Sent
 from gateway.tenant import Tenants
-from gateway.wire.request import Reader, rewrite
+from gateway.wire.anthropic.refusal import refusal, refusal_event
+from gateway.wire.anthropic.to_chat import chat_request
+from gateway.wire.request import Reader, parse, rewrite
 
 log = logging.getLogger("gateway.server")
 
@@ -47,6 +49,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
+    "/v1/messages": "messages",
     "/v1/embeddings": "embeddings",
 }
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
@@ -117,7 +120,7 @@ class Server:
         try:
             reply = await self._route(request, x)
         except GatewayError as error:
-            reply = self._refusal(x, error)
+            reply = self._refusal(request, x, error)
         except (asyncio.CancelledError, ConnectionError):
             x.status = 499  # the client left; nginx's number, for logs only
             self._recorder.finished(x)
@@ -125,7 +128,7 @@ class Server:
         except Exception:
             self.internal_errors += 1
             log.exception("request failed", extra={"fields": {"request_id": x.request_id}})
-            reply = self._refusal(x, GatewayError("The gateway failed to handle this request."))
+            reply = self._refusal(request, x, GatewayError("The gateway failed to handle this request."))
         return await self._send(request, x, reply)
 
     async def _route(self, request: web.BaseRequest, x: Exchange) -> Reply:
@@ -147,10 +150,12 @@ class Server:
         listed = any(model.name != "*" for model in self._fleet.models)
         if request.method == "GET" and (path.startswith("/v1/models/") or (listed and path == "/v1/models")):
             return await self._models(x, unquote(path.removeprefix("/v1/models").removeprefix("/")))
+        if path == "/v1/messages/count_tokens":
+            return await self._count_tokens(request, x)
         return await self._pass(request, x, path.removeprefix("/v1"))
 
     async def _cached(self, request: web.BaseRequest, x: Exchange, endpoint: Endpoint) -> Reply:
-        """One of the four endpoints whose answers can be reused."""
+        """An endpoint whose answers can be reused."""
         _require(request, "POST")
         self._admit()
         x.tenant = self._tenants.resolve(request.headers)
@@ -162,6 +167,8 @@ class Server:
         x.marks["parse"] = time.perf_counter() - x.started
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
+        if endpoint == "messages":
+            reply.headers["request-id"] = x.request_id
         return reply
 
     def _open(self, x: Exchange, endpoint: Endpoint, raw: bytes) -> None:
@@ -227,6 +234,21 @@ class Server:
             raise NotFound(f"The model '{wanted}' does not exist.", param="model", code="model_not_found")
         return _json(200, known[wanted])
 
+    async def _count_tokens(self, request: web.BaseRequest, x: Exchange) -> Reply:
+        """By the engine, if it speaks Anthropic's API; else estimated from what it has counted before."""
+        _require(request, "POST")
+        self._admit()
+        raw = await self._read(request)
+        asked = parse("messages", raw, {})
+        model = self._fleet.model(asked.model)
+        if model.backends[0].api != "openai":
+            return await self._pass(request, x, "/messages/count_tokens")
+        chat_request({"max_tokens": 1, **asked.fields})  # what would be refused has no count
+        reply = _json(200, {"input_tokens": self._fleet.lengths.prompt(model.name, len(raw))})
+        reply.headers["x-gateway-reason"] = "estimate"
+        reply.headers["request-id"] = x.request_id
+        return reply
+
     async def _pass(self, request: web.BaseRequest, x: Exchange, path: str) -> Reply:
         """Any other path: to the engine and back, as it is."""
         self._admit()
@@ -268,7 +290,11 @@ class Server:
 
     def _headers(self, x: Exchange, backend: Backend) -> CIMultiDict[str]:
         return to_upstream(
-            x.headers, api_key=backend.api_key, trust_client=self._tenants.open, request_id=x.request_id
+            x.headers,
+            api_key=backend.api_key,
+            trust_client=self._tenants.open,
+            request_id=x.request_id,
+            api=backend.api,
         )
 
     def _ready(self) -> Reply:
@@ -277,12 +303,15 @@ class Server:
             ready, detail = False, {**detail, "draining": True}
         return _json(200 if ready else 503, {"status": "ok" if ready else "unavailable", **detail})
 
-    def _refusal(self, x: Exchange, error: GatewayError) -> Reply:
+    def _refusal(self, request: web.BaseRequest, x: Exchange, error: GatewayError) -> Reply:
         if not isinstance(x.decision, Forward):
             x.decision = Refuse(error, error.code or "error")
         headers: CIMultiDict[str] = CIMultiDict(error.headers)
         headers["Content-Type"] = "application/json"
-        return Reply(error.status, headers, error.json())
+        if not _anthropic(request):
+            return Reply(error.status, headers, error.json())
+        headers["request-id"] = x.request_id
+        return Reply(error.status, headers, refusal(error.status, error.message, x.request_id))
 
     async def _send(self, request: web.BaseRequest, x: Exchange, reply: Reply) -> web.StreamResponse:
         x.status = reply.status
@@ -326,7 +355,8 @@ class Server:
                 _abort(request)  # a half answer must not look like a whole one
                 raise ConnectionResetError("the backend broke off") from error
             cut = chunk and not chunk.endswith((b"\n\n", b"\r\n\r\n"))
-            await self._write(request, response.write((b"\n\n" if cut else b"") + error.event()))
+            event = refusal_event(error.status, error.message) if _anthropic(request) else error.event()
+            await self._write(request, response.write((b"\n\n" if cut else b"") + event))
         await self._write(request, response.write_eof())
 
     async def _write(self, request: web.BaseRequest, writing: Awaitable[None]) -> None:
@@ -391,6 +421,11 @@ class HttpServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return Protocol(self, loop=self._loop, **self._kwargs)
+
+
+def _anthropic(request: web.BaseRequest) -> bool:
+    """Whether the caller speaks Anthropic's API, as far as its path tells."""
+    return request.rel_url.raw_path.startswith("/v1/messages")
 
 
 def _new_id() -> str:

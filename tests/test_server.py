@@ -232,7 +232,9 @@ def test_a_large_json_body_goes_to_the_model_it_names(start: Start, backend: Scr
             {"name": "second", "backends": [{"url": other.url}]},
         ]
         gateway = start({"models": models})
-        assert gateway.post("/v1/messages", {"model": "second", "image": "x" * (2 << 20)}).status_code == 200
+        assert (
+            gateway.post("/v1/images/edits", {"model": "second", "image": "x" * (2 << 20)}).status_code == 200
+        )
         assert (backend.calls, other.calls) == (0, 1)
     finally:
         other.close()

@@ -141,7 +141,7 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Request": {
         "type": "object",
-        "description": "A chat, completions or responses request as a client would send it.",
+        "description": "A chat, completions, responses or messages request as a client would send it; the last with anthropic-version.",
         "required": ["model"],
         "properties": {
             "model": {"type": "string", "minLength": 1},

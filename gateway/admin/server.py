@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -285,7 +285,7 @@ class AdminServer:
         if not isinstance(fields, dict):
             raise BadRequest("The body must be a request as a client would send it.")
         x = Exchange(request_id="explain", headers=headers, tenant=tenant)
-        x.request = parse(_endpoint(fields), raw, headers)
+        x.request = parse(_endpoint(fields, headers), raw, headers)
         decision = await self._pipeline.decide(x)
         how = decision.how if isinstance(decision, Reuse) else None
         ruling = x.ruling
@@ -469,10 +469,10 @@ def _find_category(book: Book, name: str) -> dict[str, Any]:
     raise NotFound(f"There is no category '{name[:100]}'.", code="category_not_found")
 
 
-def _endpoint(fields: dict[str, Any]) -> Endpoint:
-    """Which of the four endpoints a body is meant for."""
+def _endpoint(fields: dict[str, Any], headers: Mapping[str, str]) -> Endpoint:
+    """Which endpoint a body is meant for; only their header tells Anthropic's clients from OpenAI's."""
     if "messages" in fields:
-        return "chat"
+        return "messages" if "anthropic-version" in headers else "chat"
     return "completions" if "prompt" in fields else "responses"
 
 

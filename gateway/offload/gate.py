@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.exchange import Endpoint
+from gateway.wire.anthropic.answer import Unsayable, completion
 
 MIN_LOGPROB = -1.5  # mean over the answer's tokens; below it the model was guessing
 _PERIOD = 400  # bytes of the longest passage looked for
@@ -34,6 +35,12 @@ def check(
     `fields` is the caller's decoded body, `whole` the answer as a non-streaming caller would get it. The
     reasons: unreadable, truncated, filtered, empty, refusal, format, repetition, unsure.
     """
+    if endpoint == "messages":
+        try:
+            endpoint, whole = "chat", completion(whole, 0)
+            fields = {**fields, "max_tokens": None}  # every request has one there: it tells nothing
+        except Unsayable:
+            return "unreadable"
     choices = whole.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(c, dict) for c in choices):
         return "unreadable"
@@ -98,7 +105,8 @@ def _limited(fields: Mapping[str, Any]) -> bool:
 
 
 def _wants_json(fields: Mapping[str, Any]) -> bool:
-    wanted = fields.get("response_format")
+    config = fields.get("output_config")  # of Anthropic's API
+    wanted = fields.get("response_format") or (config.get("format") if isinstance(config, dict) else None)
     return isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema")
 
 

@@ -51,7 +51,7 @@ def compose(
     """
     if not examples:
         return {**fields, "model": model}
-    if endpoint == "chat":
+    if endpoint in ("chat", "messages"):
         messages = fields["messages"]
         if messages[-1].get("role") != "user":
             return None

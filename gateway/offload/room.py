@@ -391,12 +391,12 @@ class Offloading:
 
 def _fit(request: Request) -> bool:
     """Whether a small model may be asked at all: one plain text wanted for a plain text."""
-    if request.endpoint not in ("chat", "completions") or request.barred or request.uncacheable:
+    if request.endpoint not in ("chat", "completions", "messages") or request.barred or request.uncacheable:
         return False
     if not request.controls.offload or request.controls.only or request.question is None:
         return False
     one = request.fields.get("n") in (None, 1) and request.fields.get("best_of") in (None, 1)
-    return one and (request.endpoint == "chat" or isinstance(request.fields.get("prompt"), str))
+    return one and (request.endpoint != "completions" or isinstance(request.fields.get("prompt"), str))
 
 
 def _alone(request: Request) -> bool:
@@ -406,7 +406,7 @@ def _alone(request: Request) -> bool:
     """
     if request.controls.namespace:
         return False
-    if request.endpoint != "chat":
+    if request.endpoint == "completions":
         return True
     return all(m.get("role") in ("system", "developer") for m in request.fields["messages"][:-1])
 

@@ -12,7 +12,7 @@ from gateway.routing.standing import Standing
 from gateway.routing.trip import Attempt, Trip
 from gateway.routing.upstream import Failed, Incoming, Upstream, late
 
-_REFUSALS = frozenset((429, 503))
+_REFUSALS = frozenset((429, 503, 529))  # 529: Anthropic's word for overloaded
 _ERRORS = frozenset((500, 502, 504))
 _HELD = 64 << 10  # bytes; a longer refusal or error is passed on as it comes
 

@@ -4,7 +4,7 @@ import re
 
 from gateway.routing.trip import Attempt, Into
 
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
+_PROMPT = re.compile(rb'"(?:prompt|(cache_(?:read|creation)_)?input)_tokens"\s*:\s*(\d+)')
 _OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 _TAIL = 4096  # bytes at an answer's end in which its usage stands
 
@@ -38,4 +38,5 @@ def _spent(tail: bytes) -> tuple[int | None, int | None]:
     """Prompt and output tokens as the engine reported them at the end of its answer; the last word counts."""
     start = max(len(tail) - _TAIL, 0)
     prompt, output = _PROMPT.findall(tail, start), _OUTPUT.findall(tail, start)
-    return (int(prompt[-1]) if prompt else None), (int(output[-1]) if output else None)
+    parts = dict(prompt).values()  # Anthropic's API counts apart what concerned a prompt cache
+    return (sum(map(int, parts)) if prompt else None), (int(output[-1]) if output else None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from multidict import CIMultiDict
 
-from gateway.errors import NotFound, Overloaded
+from gateway.errors import BadRequest, NotFound, Overloaded
 from gateway.exchange import Exchange, Priority
 from gateway.routing.asking import Asking
 from gateway.routing.delivery import deliver
@@ -102,6 +102,9 @@ class Dispatch:
                 return
             except Overloaded as full:
                 refusal = refusal or full
+            except BadRequest:  # the request has no form in this model's API
+                if asked is model:
+                    raise
             except Failed:
                 break
         await self._give_up(trip, refusal)

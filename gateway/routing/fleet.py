@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from gateway.errors import GatewayError, NotFound, Overloaded
 from gateway.exchange import Usage, Work
@@ -20,6 +20,7 @@ from gateway.routing.prefix import held
 from gateway.routing.signals import Histogram, Recent, Signals
 from gateway.routing.work import OUTPUT, Lengths
 
+Api: TypeAlias = Literal["openai", "anthropic", "both"]
 _PREFIXES = 8192  # blocks remembered a backend
 _HOMES = 65536  # blocks and sessions remembered a model
 _SHARE_SECONDS = 60.0  # memory of what a backend was given, where weights differ
@@ -39,6 +40,7 @@ class Backend:
     stream_usage: bool
     price_input: float = 0.0  # dollars a token
     price_output: float = 0.0
+    api: Api = "openai"  # which it speaks
     region: str = ""
     max_in_flight: InitVar[int | None] = None
     metrics: str = ""  # URL of the engine's own metrics; empty: none
@@ -525,7 +527,7 @@ def _with_history(model: Model, known: dict[str, Backend], before: Model | None)
             old.model, old.api_key, old.weight = fresh.model, fresh.api_key, fresh.weight
             old.price_input, old.price_output = fresh.price_input, fresh.price_output
             old.signals.ceiling = fresh.signals.ceiling
-            old.region, old.metrics = fresh.region, fresh.metrics
+            old.region, old.metrics, old.api = fresh.region, fresh.metrics, fresh.api
             old.health.configure(fresh.health)
             old.stream_usage = old.stream_usage and fresh.stream_usage  # what it refused, it refuses still
             fresh = old

@@ -23,19 +23,28 @@ _HOP = frozenset(
 _REQUEST_DROPPED = _HOP | {"host", "content-length", "content-encoding", "expect"}
 _CREDENTIALS = frozenset(("authorization", "api-key", "x-api-key"))
 _READABLE = frozenset(("gzip", "x-gzip", "deflate", "identity"))
-_RENAMED = {"x-request-id": "x-gateway-upstream-request-id"}
+_RENAMED = dict.fromkeys(("x-request-id", "request-id"), "x-gateway-upstream-request-id")
+_VERSION = "2023-06-01"  # of Anthropic's API, where the client names none
 _NONE: frozenset[str] = frozenset()
 _NAMES = 1024  # spellings of header names whose part is remembered
 
 
 def to_upstream(
-    headers: CIMultiDictProxy[str], *, api_key: str, trust_client: bool, request_id: str
+    headers: CIMultiDictProxy[str],
+    *,
+    api_key: str,
+    trust_client: bool,
+    request_id: str,
+    api: str = "openai",
+    translated: bool = False,
 ) -> CIMultiDict[str]:
     """The request headers a backend gets.
 
     Args:
         api_key: the backend's own key, or empty.
         trust_client: without a key of its own, the backend gets the client's credentials.
+        api: which the backend speaks: `openai`, `anthropic` or `both`.
+        translated: the client speaks the other one.
     """
     named = _named_by_connection(headers)
     own_key = bool(api_key) or not trust_client
@@ -45,10 +54,26 @@ def to_upstream(
         if kind == "dropped" or (own_key and kind == "credential") or (named and name.lower() in named):
             continue
         out.add(name, value)
-    if api_key:
-        out["Authorization"] = f"Bearer {api_key}"
+    if translated and not own_key:
+        api_key = _bearer(out) if api == "anthropic" else out.pop("x-api-key", "")
+    for name, value in credentials(api_key, api).items():
+        out.setdefault(name, value)
     out["X-Request-Id"] = request_id
     return out
+
+
+def credentials(api_key: str, api: str) -> dict[str, str]:
+    """A key, or none, as a backend takes it; Anthropic's API wants its version named beside."""
+    if api == "anthropic":
+        named = {"anthropic-version": _VERSION}
+        return {**named, "x-api-key": api_key} if api_key else named
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _bearer(headers: CIMultiDict[str]) -> str:
+    """Take the client's key out of an OpenAI client's headers."""
+    scheme, _, token = headers.pop("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.pop("api-key", "")
 
 
 def to_client(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

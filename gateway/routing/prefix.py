@@ -23,6 +23,7 @@ _LARGEST = 4 << 20  # bytes; the texts of a longer body are not looked at, as mo
 _TEXTS: Mapping[Endpoint, tuple[str, ...]] = {
     "chat": ("tools", "functions", "messages"),
     "completions": ("prompt",),
+    "messages": ("tools", "system", "messages"),
     "responses": ("instructions", "tools", "input"),
     "embeddings": (),
 }

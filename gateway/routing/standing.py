@@ -40,7 +40,7 @@ class Standing:
         self._blame(model, backend, failed.kind)
         if failed.kind == "rejected":
             said = None if failed.held is None else ratelimits.pause(failed.held.headers)
-            everybody = failed.held is not None and failed.held.status == 503
+            everybody = failed.held is not None and failed.held.status in (503, 529)
             self._pause(trip.x.tenant, backend, said, everybody=everybody)
         attempt.end(failed.kind)
 

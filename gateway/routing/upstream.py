@@ -4,9 +4,10 @@ An answer with any status is an answer; whether another backend is asked is `dis
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -14,10 +15,19 @@ from yarl import URL
 
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayError, Overloaded
 from gateway.routing.fleet import Backend
+from gateway.routing.headers import credentials
 from gateway.routing.health import Kind, Sight
 
 _LARGE = 1 << 20  # bytes; a longer body is written in pieces, so that others get their turn
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class Translator(Protocol):
+    """Says an answer in another API's form as it comes. Both raise GatewayError where it has none."""
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def finish(self) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -27,6 +37,8 @@ class Sent:
     headers: CIMultiDict[str]
     body: Any
     usage_added: bool = False  # the gateway asks for a usage chunk that the caller did not
+    path: str | None = None  # where to, if the backend speaks another API than the caller
+    translator: Callable[[int, str], Translator] | None = None  # (status, content type) → of its answer
 
 
 class Failed(Exception):
@@ -49,13 +61,18 @@ class Failed(Exception):
 class Incoming:
     """An answer whose head and first piece are here. `close` it, however reading ends."""
 
-    __slots__ = ("_response", "backend", "chunks", "ended", "headers", "size", "status")
+    __slots__ = ("_response", "_translator", "backend", "chunks", "ended", "headers", "size", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, backend: Backend) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, backend: Backend, sent: Sent) -> None:
         self._response = response
         self.backend = backend
         self.status = response.status
-        self.headers: CIMultiDictProxy[str] = response.headers
+        self.headers: CIMultiDict[str] | CIMultiDictProxy[str] = response.headers
+        self._translator: Translator | None = None
+        if sent.translator is not None:
+            self.headers = CIMultiDict(response.headers)
+            self.headers.popall("Content-Length", None)
+            self._translator = sent.translator(self.status, response.headers.get("Content-Type", ""))
         self.chunks: list[bytes] = []  # read so far by `first` and `hold`
         self.size = 0
         self.ended = False
@@ -63,6 +80,8 @@ class Incoming:
     async def first(self) -> None:
         """Wait for the first byte of the body, or for its end."""
         self._keep(await self.read())
+        if self._translator is not None and self.ended and isinstance(self.headers, CIMultiDict):
+            self.headers["Content-Length"] = str(self.size)
 
     async def hold(self, limit: int) -> bool:
         """Read to the end, or to `limit` bytes; tells whether the body is whole."""
@@ -76,6 +95,24 @@ class Incoming:
         Raises:
             Failed: the body broke off.
         """
+        chunk = await self._read()
+        while self._translator is not None:
+            chunk = self._said(self._translator, chunk)
+            if chunk or self.ended:
+                break
+            chunk = await self._read()
+        return chunk
+
+    def _said(self, translator: Translator, chunk: bytes) -> bytes:
+        if self.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Failed("broken", BackendUnreachable(f"The backend '{self.backend.id}' packs its answers."))
+        try:
+            said = translator.feed(chunk)
+            return said + translator.finish() if self.ended else said
+        except GatewayError as error:
+            raise Failed("broken", error) from error
+
+    async def _read(self) -> bytes:
         content = self._response.content
         try:
             chunk = await content.readany()
@@ -147,7 +184,7 @@ class Upstream:
         try:
             response = await session.request(
                 method,
-                _url(backend.url, path),
+                _url(backend.url, sent.path or path),
                 headers=sent.headers,
                 data=body,
                 allow_redirects=False,
@@ -156,7 +193,7 @@ class Upstream:
             if isinstance(error.__cause__, GatewayError):
                 raise error.__cause__ from error
             raise self._unopened(error, backend) from error
-        incoming = Incoming(response, backend)
+        incoming = Incoming(response, backend, sent)
         try:
             await incoming.first()
         except BaseException:
@@ -173,7 +210,7 @@ class Upstream:
 
     async def look(self, backend: Backend) -> Sight:
         """A small GET beside the traffic, to see whether anybody is there."""
-        headers = {"Authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+        headers = credentials(backend.api_key, backend.api)
         try:
             async with self._session.get(backend.url + "/models", headers=headers) as response:
                 return "alive" if response.status < 500 else "ill"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.exchange import Answer, Endpoint, Usage
+from gateway.wire.anthropic.message import assemble_message, judge_message, said_message
 from gateway.wire.assemble import Spoiled, assemble, decoded, failed
 from gateway.wire.usage import usage_of
 
@@ -45,7 +46,7 @@ def read(
         body = _inflated(content_encoding, body, limit)
         fault = None
         if _is_stream(content_type, body):
-            whole, fault = assemble(endpoint, body, n)
+            whole, fault = assemble_message(body) if endpoint == "messages" else assemble(endpoint, body, n)
             body = orjson.dumps(whole)
         else:
             whole = decoded(body)
@@ -68,6 +69,8 @@ def said(endpoint: Endpoint, body: bytes) -> str | None:
         if endpoint == "responses":
             parts = [part for item in whole["output"] for part in item.get("content") or ()]
             return "".join(part["text"] for part in parts if part.get("type") == "output_text")
+        if endpoint == "messages":
+            return said_message(whole)
         choice = whole["choices"][0]
         text = choice["message"]["content"] if endpoint == "chat" else choice["text"]
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
@@ -247,5 +250,6 @@ _JUDGES: dict[Endpoint, Callable[[Mapping[str, Any]], _Verdict]] = {
     "chat": _choices(_message),
     "completions": _choices(_text),
     "responses": _response,
+    "messages": judge_message,
     "embeddings": _embeddings,
 }

@@ -12,6 +12,7 @@ from gateway.exchange import Endpoint
 MARK = "\x00question"  # stands for the question in the partition; any text that never changes would do
 _TEXT = ("text", "input_text", "output_text", "refusal")  # tuples: a caller's "type" may be unhashable
 _OWN_TOOLS = ("function", "custom")  # run by the caller; every other type runs at the provider
+_THOUGHTS = ("thinking", "redacted_thinking")
 _ECHOES = ("prompt_logprobs", "return_token_ids")  # the answer repeats the prompt it was given
 
 
@@ -33,7 +34,7 @@ def masked(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any]:
     if endpoint == "completions":
         prompt = fields.get("prompt")
         return {**fields, "prompt": [MARK] if isinstance(prompt, list) else MARK}
-    key = "messages" if endpoint == "chat" else "input"
+    key = "messages" if endpoint in ("chat", "messages") else "input"
     asked = fields[key]
     if isinstance(asked, str):
         return {**fields, key: MARK}
@@ -89,6 +90,34 @@ def _responses(fields: Mapping[str, Any]) -> Reading:
     return Reading(question, barred, "stateful" if _stateful(fields, items) else None)
 
 
+def _messages(fields: Mapping[str, Any]) -> Reading:
+    """Anthropic's: tools of its own and what it keeps for a caller make an answer depend on more than the body."""
+    messages = fields["messages"]
+    question = _asked(messages[-1])
+    barred = _tools(fields) or _first(_turn, messages)
+    if not barred and question is None:
+        barred = "no-question"
+    tools = fields.get("tools") or []
+    kinds = [tool.get("type") if isinstance(tool, dict) else tool for tool in _list(tools)]
+    stateful = any(kind not in (None, "custom") for kind in kinds)
+    stateful = stateful or any(fields.get(key) for key in ("container", "mcp_servers"))
+    return Reading(question, barred, "stateful" if stateful else None)
+
+
+def _turn(message: Mapping[str, Any]) -> str | None:
+    """Thinking is context; what tools were asked and gave bars, as any content but text does."""
+    content = message.get("content")
+    parts = [part for part in _list(content) if isinstance(part, dict)]
+    if any(part.get("type") in ("tool_use", "tool_result") for part in parts):
+        return "tools"
+    thoughts = [part for part in parts if part.get("type") in _THOUGHTS]
+    return _content([part for part in _list(content) if part not in thoughts] if thoughts else content)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _embeddings(fields: Mapping[str, Any]) -> Reading:
     return Reading(None, "endpoint", None)
 
@@ -97,6 +126,7 @@ _READERS: dict[Endpoint, Callable[[Mapping[str, Any]], Reading]] = {
     "chat": _chat,
     "completions": _completions,
     "responses": _responses,
+    "messages": _messages,
     "embeddings": _embeddings,
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.exchange import Endpoint
+from gateway.wire.anthropic.message import message_events
 from gateway.wire.pieces import pieces, token_pieces
 from gateway.wire.responses import response_events
 from gateway.wire.usage import UsageFilter, usage, zero_usage
@@ -34,6 +35,8 @@ def stream(endpoint: Endpoint, body: bytes, wants_usage: bool) -> bytes:
     whole = orjson.loads(body)
     if endpoint == "responses":
         return b"".join(response_events(whole))
+    if endpoint == "messages":
+        return b"".join(message_events(whole))
     chunks = _chat(whole) if endpoint == "chat" else _completions(whole)
     return b"".join([*(_event(chunk) for chunk in _with_usage(chunks, whole, wants_usage)), _DONE])
 

@@ -231,5 +231,6 @@ _REQUIRED: dict[Endpoint, Callable[[Mapping[str, Any]], None]] = {
     "chat": _chat,
     "completions": _completions,
     "responses": _responses,
+    "messages": _chat,
     "embeddings": _embeddings,
 }

@@ -25,12 +25,17 @@ def usage(body: bytes) -> Usage:
 
 
 def usage_of(whole: Mapping[str, Any]) -> Usage:
-    """The same of a decoded answer, in chat's words or those of responses."""
+    """The same of a decoded answer, in chat's words or those of responses and messages.
+
+    Messages count apart what was read from a prompt cache or written to it; chat counts it with the prompt.
+    """
     counts = whole.get("usage")
     if not isinstance(counts, dict):
         return Usage()
+    cached = _count(counts, "cache_read_input_tokens") + _count(counts, "cache_creation_input_tokens")
     return Usage(
-        _count(counts, "prompt_tokens", "input_tokens"), _count(counts, "completion_tokens", "output_tokens")
+        _count(counts, "prompt_tokens", "input_tokens") + cached,
+        _count(counts, "completion_tokens", "output_tokens"),
     )
 
 
