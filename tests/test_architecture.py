@@ -26,11 +26,11 @@ LAYERS = [
     {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},
     {"tune"},
-    {"feedback", "labels"},
+    {"feedback", "labels", "transfer"},
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
-    {"doctor", "thresholds", "check", "lessons"},
+    {"doctor", "thresholds", "check", "lessons", "cache_tools", "litellm"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -45,7 +45,7 @@ ALLOWED = {
 }
 # Foreign libraries and the only places that may import them.
 LIBRARIES = {
-    "aiohttp": {"server", "admin", "routing", "app", "doctor"},
+    "aiohttp": {"server", "admin", "routing", "app", "doctor", "cache_tools"},
     "redis": {"storage"},
     "sqlite3": {"storage"},
     "hnswlib": {"index"},
@@ -56,7 +56,7 @@ LIBRARIES = {
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},
-    "yaml": {"policy", "config", "thresholds", "check", "tune"},
+    "yaml": {"policy", "config", "thresholds", "check", "tune", "litellm"},
     "pydantic": {"policy", "config", "check"},
 }
 

@@ -7,7 +7,7 @@ secret. Names in the Host header are checked and writes must be JSON, so that no
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -57,6 +57,7 @@ class AdminServer:
         token: required as a bearer token unless empty.
         status: the figures of `GET /cache`.
         readiness: (ready, detail).
+        further: routes of rooms that bring their own.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -76,7 +77,9 @@ class AdminServer:
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
+        further: Iterable[web.RouteDef] = (),
     ) -> None:
+        self._further = further
         self._token = token
         self._open_metrics = open_metrics
         self._hosts = hosts
@@ -121,6 +124,7 @@ class AdminServer:
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
+                *self._further,
             ]
         )
         return app
