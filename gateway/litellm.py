@@ -211,8 +211,7 @@ def _backend(name: str, params: dict[str, Any], path: str, made: Translation) ->
         made.note(
             path, f"{provider or 'the provider'} speaks no OpenAI API: put a server that does in front of it"
         )
-        for key in list(params):
-            params.pop(key)
+        params.clear()
         return None
     url = _url(provider, params, path, made)
     if url is None:
