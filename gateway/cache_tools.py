@@ -29,9 +29,11 @@ from gateway.tenant import Tenants
 from gateway.transfer.lines import BadLine, Head, head
 from gateway.transfer.room import MAX_LINES
 
-_BATCH = 1 << 20  # bytes of lines in one call; well below what the admin port takes
+_BATCH = 256 << 10  # bytes of lines in one call: decoding them must not keep requests waiting
+_CALLS = 4  # at once: while one's lines are committed, the next one's are read
 _READY_SECONDS = 120.0
 _TOLD = 10  # bad lines told by number; the rest is counted
+_UNDONE = ("bad", "not-stored", "embedder-busy", "embedder-failed")  # worth another run
 _EVERY = 5.0  # seconds between plain lines of progress
 
 
@@ -48,6 +50,10 @@ class Refused(GatewayError):
     """The gateway did not do it; the message says why."""
 
 
+class Gone(GatewayError):
+    """The gateway went away meanwhile. What it had confirmed is done: the command can be run again."""
+
+
 class Port:
     """The admin port of a gateway."""
 
@@ -61,21 +67,25 @@ class Port:
         return orjson.loads(await self.send(method, path, data))
 
     async def send(self, method: str, path: str, data: bytes | None = None) -> bytes:
-        """A call whose body is JSON already. Raises Refused."""
+        """A call whose body is JSON already. Raises Refused, Gone."""
         headers = {**self._headers, "Content-Type": "application/json"}
-        async with self._session.request(method, self._url + path, data=data, headers=headers) as response:
-            whole = await response.read()
-            if response.status >= 300:
-                raise Refused(_why(whole, response.status))
-            return whole
+        with _staying():
+            async with self._session.request(
+                method, self._url + path, data=data, headers=headers
+            ) as response:
+                whole = await response.read()
+        if response.status >= 300:
+            raise Refused(_why(whole, response.status))
+        return whole
 
     async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:
-        """The answer's bytes as they come. Raises Refused."""
-        async with self._session.get(self._url + path, params=query, headers=self._headers) as response:
-            if response.status >= 300:
-                raise Refused(_why(await response.read(), response.status))
-            async for piece in response.content.iter_any():
-                yield piece
+        """The answer's bytes as they come. Raises Refused, Gone."""
+        with _staying():
+            async with self._session.get(self._url + path, params=query, headers=self._headers) as response:
+                if response.status >= 300:
+                    raise Refused(_why(await response.read(), response.status))
+                async for piece in response.content.iter_any():
+                    yield piece
 
     async def ready(self) -> None:
         """Wait until everything stored can be found. Raises Refused."""
@@ -87,6 +97,15 @@ class Port:
                 if response.status != 503 or time.monotonic() > deadline:
                     raise Refused(_why(await response.read(), response.status))
             await asyncio.sleep(0.1)
+
+
+@contextmanager
+def _staying() -> Iterator[None]:
+    """A connection that breaks off leaves as Gone."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Gone(f"the gateway went away: {error or 'no answer'}; the command can be run again") from error
 
 
 def _why(body: bytes, status: int) -> str:
@@ -243,7 +262,7 @@ async def restore(place: Place, file: Path) -> int:
             await _adopt(place, bytes.fromhex(told["secret"]), found)
         async with port(place) as admin:
             before = b'{"head":%s,"lines":[' % found.line()
-            return await _feed(admin, "/cache/import", before, file, lines, skipped=len(first), start=2)
+            return await _feed(admin, "/cache/import", before, file, lines, start=2)
 
 
 async def _adopt(place: Place, secret: bytes, found: Head) -> None:
@@ -303,51 +322,73 @@ async def _feed(
     file: Path,
     lines: Iterator[bytes],
     *,
-    skipped: int = 0,
     start: int = 1,
 ) -> int:
-    """Send lines in batches. 1, and a line of words each, where some could not be used."""
-    outcomes: Counter[str] = Counter()
-    bad: list[tuple[int, str]] = []
+    """Send lines in batches. 1 where some should be there and are not; those that cannot be used are named."""
+    fed = _Fed(admin, path, before)
     began = time.perf_counter()
     with progress(path.rsplit("/", 1)[1], _lines_of(file, start), "lines") as step:
-        for numbers, batch, broken in _batches(lines, start):
-            bad += broken
-            outcomes["bad"] += len(broken)
-            if batch:
-                await _send(admin, path, before, batch, numbers, outcomes, bad)
-            step(len(batch) + len(broken))
-    for number, reason in bad[:_TOLD]:
-        print(f"{file}:{number}: {reason}", file=sys.stderr)
-    if len(bad) > _TOLD:
-        print(f"{file}: {len(bad) - _TOLD} more lines could not be used", file=sys.stderr)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common() if count)
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            for numbers, batch, broken in _batches(lines, start):
+                fed.spoiled(broken)
+                under_way.add(asyncio.create_task(fed.send(batch, numbers, step)))
+                if len(under_way) >= _CALLS:
+                    under_way = await _some(under_way, asyncio.FIRST_COMPLETED)
+            while under_way:
+                under_way = await _some(under_way, asyncio.ALL_COMPLETED)
+        finally:
+            for call in under_way:
+                call.cancel()
+    fed.tell(file)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in fed.outcomes.most_common() if count)
     print(f"{told or 'nothing to do'} ({time.perf_counter() - began:.1f} s)")
-    return 1 if bad else 0
+    return 1 if any(fed.outcomes[name] for name in _UNDONE) else 0
 
 
-async def _send(
-    admin: Port,
-    path: str,
-    before: bytes,
-    batch: list[bytes],
-    numbers: list[int],
-    outcomes: Counter[str],
-    bad: list[tuple[int, str]],
-) -> None:
-    """One call; a batch that is refused as a whole is tried line by line, so that one line costs only itself."""
-    try:
-        told = orjson.loads(await admin.send("POST", path, before + b",".join(batch) + b"]}"))
-    except Refused as refused:
-        if len(batch) == 1:
-            outcomes["bad"] += 1
-            bad.append((numbers[0], refused.message))
+async def _some(calls: set[asyncio.Task[None]], when: str) -> set[asyncio.Task[None]]:
+    """Those that are not done, once some are; raises what one of them raised."""
+    done, left = await asyncio.wait(calls, return_when=when)
+    for call in done:
+        call.result()
+    return left
+
+
+class _Fed:
+    """What was sent, and what became of it."""
+
+    def __init__(self, admin: Port, path: str, before: bytes) -> None:
+        self._admin, self._path, self._before = admin, path, before
+        self.outcomes: Counter[str] = Counter()
+        self.bad: list[tuple[int, str]] = []
+
+    def spoiled(self, lines: list[tuple[int, str]]) -> None:
+        self.bad += lines
+        self.outcomes["bad"] += len(lines)
+
+    async def send(self, batch: list[bytes], numbers: list[int], step: Callable[[int], object]) -> None:
+        """One call; a batch that is refused as a whole goes line by line, so that one line costs only itself."""
+        if not batch:
             return
-        for line, number in zip(batch, numbers, strict=True):
-            await _send(admin, path, before, [line], [number], outcomes, bad)
-        return
-    outcomes.update(told["outcomes"])
-    bad += [(numbers[fault["at"]], fault["reason"]) for fault in told["faults"]]
+        try:
+            body = self._before + b",".join(batch) + b"]}"
+            told = orjson.loads(await self._admin.send("POST", self._path, body))
+        except Refused as refused:
+            if len(batch) > 1:
+                for line, number in zip(batch, numbers, strict=True):
+                    await self.send([line], [number], step)
+                return
+            self.spoiled([(numbers[0], refused.message)])
+        else:
+            self.outcomes.update(told["outcomes"])
+            self.bad += [(numbers[fault["at"]], fault["reason"]) for fault in told["faults"]]
+        step(len(batch))
+
+    def tell(self, file: Path) -> None:
+        for number, reason in sorted(self.bad)[:_TOLD]:
+            print(f"{file}:{number}: {reason}", file=sys.stderr)
+        if len(self.bad) > _TOLD:
+            print(f"{file}: {len(self.bad) - _TOLD} more lines could not be used", file=sys.stderr)
 
 
 def _batches(

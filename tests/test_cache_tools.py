@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from gateway.cli import main
+from gateway.errors import StoreError
 from tests.harness import Running, ScriptedBackend
 from tests.harness.gateway import PRIVATE
 
@@ -316,3 +317,51 @@ def test_stats_and_purge(
     assert "Say what to purge" in run(capsys, "purge", *where, code=1)
     assert "nobody answers" in run(capsys, "stats", "--admin", "http://127.0.0.1:9", code=1)
     assert "--config" in run(capsys, "stats", code=1)
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = start(TENANTS)
+    file = pairs(tmp_path / "faq.jsonl", {"question": FRANCE, "answer": "Paris."})
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    assert (
+        main(["cache", "warm", str(file), "--admin", gateway.admin, "--model", "m", "--tenant", "acme"]) == 0
+    )
+    assert "warm: 100%" in screen.getvalue()
+    assert "1/1" in screen.getvalue()
+
+
+def test_many_lines_go_in_several_calls_and_keep_their_numbers(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = start(TENANTS)
+    known = [
+        {"question": f"What is number {n}?", "answer": f"{n}.", "category": "default"} for n in range(30)
+    ]
+    lines: list[Any] = [known[n % 30] for n in range(600)]
+    lines[299] = lines[599] = {"question": "no answer"}
+    file = pairs(tmp_path / "faq.jsonl", *lines)
+    where = ("--admin", gateway.admin, "--model", "m", "--tenant", "acme")
+    told = run(capsys, "warm", file, *where, code=1)
+    assert "30 stored" in told
+    assert "568 present" in told
+    assert [line.split(":")[1] for line in told.splitlines() if "neither question" in line] == ["300", "600"]
+
+
+def test_a_store_that_fails_leaves_no_half_export(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = start(TENANTS)
+    asked(gateway, FRANCE)
+    gateway.settle()
+
+    async def broken(id: int) -> bytes:
+        raise StoreError("gone")
+
+    gateway.app.store.get = broken  # type: ignore[method-assign]
+    out = tmp_path / "out.jsonl"
+    assert "went away" in run(capsys, "export", "--admin", gateway.admin, "--out", out, code=1)
+    assert not out.exists()

@@ -30,6 +30,7 @@ from gateway.wire.request import choices, parse
 MAX_LINES = 256  # of one call
 _AT_ONCE = 8  # embedded for one caller: requests have their turn in between
 _TRIES = 20  # with a busy embedder
+_PAUSE = 0.1  # seconds between them
 _SLICE = 8  # lines begun between two looks at requests
 _HEADERS: dict[str, str] = {}  # none: whether an answer is a stream shows in its first bytes
 
@@ -177,18 +178,21 @@ class Transfer:
         return None if classifier is None else classifier.label(known.reshape(1, -1))[0]
 
     async def _look(self, text: str) -> tuple[Vector | None, tuple[str, float] | None]:
-        """A text's vector and category; neither, where the embedder fails or the text is beyond its window."""
-        for _ in range(_TRIES):
+        """A text's vector and category; neither, where it is beyond the embedder's window.
+
+        Raises:
+            EmbedderBusy, EmbedderFailed: it could not be embedded.
+        """
+        for attempt in range(_TRIES):
             try:
                 async with self._embedding:
                     look = await self._worker.look(text, None)
+                return look.vector, None if look.label is None else (look.label, look.confidence)
             except EmbedderBusy:
-                await asyncio.sleep(0.1)
-                continue
-            except EmbedderFailed:
-                break
-            return look.vector, None if look.label is None else (look.label, look.confidence)
-        return None, None
+                if attempt == _TRIES - 1:
+                    raise
+                await asyncio.sleep(_PAUSE)
+        raise AssertionError("the last try returns or raises")
 
     # ── in: what is known beforehand ────────────────────────────────────────────────────────────────────
 
@@ -218,7 +222,7 @@ class Transfer:
                     outcome = await self._pipeline.adopt(x, answer)
                 if outcome != "embedder-busy":
                     break
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_PAUSE)
             return outcome
         finally:
             self._under_way.discard(x.exact)
@@ -244,6 +248,10 @@ class Transfer:
                 return await store(line), ""
             except (BadLine, GatewayError) as fault:
                 return "bad", str(fault)
+            except EmbedderBusy:
+                return "embedder-busy", ""
+            except EmbedderFailed:
+                return "embedder-failed", ""
 
         jobs = []
         for at, line in enumerate(lines):
