@@ -192,7 +192,6 @@ async def export(place: Place, out: Path, wanted: dict[str, str], *, with_secret
     async with port(place) as admin:
         total = (await admin.call("GET", "/cache"))["entries"]
         secret = await _secret(place) if with_secret else None
-        part.touch(mode=0o600)  # people's words
         with _writer(part, out.suffix == ".gz") as file, progress("export", total, "entries") as step:
             rest, first = b"", True
             async for piece in admin.stream("/cache/export", **wanted):
@@ -213,14 +212,24 @@ def _headed(line: bytes, secret: bytes | None) -> bytes:
 
 @contextmanager
 def _writer(path: Path, packed: bool) -> Iterator[IO[bytes]]:
-    with path.open("wb") as file:
-        if packed:
-            with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=5, filename="", mtime=0) as packing:
-                yield packing  # type: ignore[misc]  # it is written to like any file
-        else:
-            yield file
-        file.flush()
-        os.fsync(file.fileno())
+    """A new file for this user's eyes only, as it holds people's words; none where the block fails."""
+    try:
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        with path.open("wb") as file:
+            if packed:
+                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=5, filename="", mtime=0) as packing:
+                    yield packing  # type: ignore[misc]  # it is written to like any file
+            else:
+                yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise Refused(f"{path}: {error.strerror or error}") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 async def _secret(place: Place) -> bytes:
@@ -258,21 +267,24 @@ async def restore(place: Place, file: Path) -> int:
             found = head(told)
         except (orjson.JSONDecodeError, BadLine) as fault:
             raise Refused(f"{file}: {fault}") from fault
-        if isinstance(told.get("secret"), str):
-            await _adopt(place, bytes.fromhex(told["secret"]), found)
+        if "secret" in told:
+            await _adopt(place, told["secret"], found)
         async with port(place) as admin:
             before = b'{"head":%s,"lines":[' % found.line()
             return await _feed(admin, "/cache/import", before, file, lines, start=2)
 
 
-async def _adopt(place: Place, secret: bytes, found: Head) -> None:
+async def _adopt(place: Place, told: Any, found: Head) -> None:
     """Give an empty store the secret of the gateway that the export came from, if no gateway has it open."""
-    if (
-        place.config is None
-        or place.config.store.kind == "memory"
-        or Tenants([], secret).mark != found.tenants
-    ):
+    if place.config is None or place.config.store.kind == "memory":
         return
+    try:
+        secret = bytes.fromhex(told)
+        known = Tenants([], secret).mark == found.tenants
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise Refused("the secret in the export is not the one its tenants are named by")
     if place.admin is not None or await _answers(place.config):
         print("a gateway runs: it keeps its own secret for the tenants of open mode", file=sys.stderr)
         return

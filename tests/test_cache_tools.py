@@ -93,6 +93,10 @@ def test_without_a_gateway_the_store_itself_is_worked_on(
     told = run(capsys, "export", "--config", one, "--out", file, "--with-secret")
     assert "no gateway runs" in told
     two = configured(tmp_path, model_cache, backend, "two.db")
+    head, line = file.read_bytes().splitlines()
+    forged = tmp_path / "forged.jsonl"
+    forged.write_bytes(json.dumps({**json.loads(head), "secret": "00" * 32}).encode() + b"\n" + line)
+    assert "not the one" in run(capsys, "import", "--config", two, forged, code=1)
     assert "1 stored" in run(capsys, "import", "--config", two, file)
     assert "1 entries" in run(capsys, "stats", "--config", two)
     second = start({"store": {"kind": "sqlite", "path": "two.db"}})
@@ -364,4 +368,4 @@ def test_a_store_that_fails_leaves_no_half_export(
     gateway.app.store.get = broken  # type: ignore[method-assign]
     out = tmp_path / "out.jsonl"
     assert "went away" in run(capsys, "export", "--admin", gateway.admin, "--out", out, code=1)
-    assert not out.exists()
+    assert list(tmp_path.glob("out.jsonl*")) == []
