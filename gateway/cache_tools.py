@@ -49,6 +49,10 @@ class Place:
 class Refused(GatewayError):
     """The gateway did not do it; the message says why."""
 
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class Gone(GatewayError):
     """The gateway went away meanwhile. What it had confirmed is done: the command can be run again."""
@@ -75,7 +79,7 @@ class Port:
             ) as response:
                 whole = await response.read()
         if response.status >= 300:
-            raise Refused(_why(whole, response.status))
+            raise Refused(_why(whole, response.status), response.status)
         return whole
 
     async def stream(self, path: str, **query: str) -> AsyncIterator[bytes]:
@@ -379,13 +383,19 @@ class _Fed:
         self.outcomes["bad"] += len(lines)
 
     async def send(self, batch: list[bytes], numbers: list[int], step: Callable[[int], object]) -> None:
-        """One call; a batch that is refused as a whole goes line by line, so that one line costs only itself."""
+        """One call; a batch that is too large goes line by line, so that one line costs only itself.
+
+        Raises:
+            Refused: for another reason, which the next batch would meet too.
+        """
         if not batch:
             return
         try:
             body = self._before + b",".join(batch) + b"]}"
             told = orjson.loads(await self._admin.send("POST", self._path, body))
         except Refused as refused:
+            if refused.status != 413:
+                raise
             if len(batch) > 1:
                 for line, number in zip(batch, numbers, strict=True):
                     await self.send([line], [number], step)

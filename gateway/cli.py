@@ -156,7 +156,7 @@ def _cache_commands(commands: Any) -> None:
     )
     warm.add_argument("--category", help="a hint, as x-gateway-category")
     warm.add_argument(
-        "--fields", type=json.loads, metavar="JSON", help="of each question's request: what clients send"
+        "--fields", type=_object, metavar="JSON", help="of each question's request: what clients send"
     )
     warm.add_argument("--replace", action="store_true", help="answers that are stored already")
     stats = tool("stats", _stats, "what is held, category by category")
@@ -165,6 +165,13 @@ def _cache_commands(commands: Any) -> None:
     _criteria(purge, "tenant", "category", "model", "tag", "entry", "request_id")
     purge.add_argument("--all", action="store_true", help="everything")
     purge.add_argument("--dry-run", action="store_true", help="only count")
+
+
+def _object(text: str) -> dict[str, Any]:
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise ValueError("no JSON object")
+    return given
 
 
 def _criteria(parser: argparse.ArgumentParser, *names: str) -> None:

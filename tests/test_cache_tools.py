@@ -369,3 +369,30 @@ def test_a_store_that_fails_leaves_no_half_export(
     out = tmp_path / "out.jsonl"
     assert "went away" in run(capsys, "export", "--admin", gateway.admin, "--out", out, code=1)
     assert list(tmp_path.glob("out.jsonl*")) == []
+
+
+def test_a_line_too_large_for_a_call_costs_only_itself(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = start(TENANTS)
+    file = pairs(
+        tmp_path / "faq.jsonl",
+        {"question": "x", "answer": "y" * (9 << 20)},
+        {"question": FRANCE, "answer": "Paris."},
+    )
+    where = ("--admin", gateway.admin, "--model", "m", "--tenant", "acme")
+    told = run(capsys, "warm", file, *where, code=1)
+    assert "1 stored" in told
+    assert f"{file}:1: The request body is larger" in told
+
+
+def test_a_wrong_token_ends_it_at_once(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = start({**TENANTS, "admin": {"port": 0, "token": "secret", "open_metrics": True}})
+    monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "wrong")
+    file = pairs(tmp_path / "faq.jsonl", *[{"question": f"q {n}", "answer": "a"} for n in range(300)])
+    told = run(capsys, "warm", file, "--admin", gateway.admin, "--model", "m", "--tenant", "acme", code=1)
+    assert told.count("bearer token") == 1
+    with pytest.raises(SystemExit):
+        main(["cache", "warm", str(file), "--admin", gateway.admin, "--fields", "[]"])
