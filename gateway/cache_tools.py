@@ -7,6 +7,7 @@ and under the same policies, with no engine behind it. Must never open the store
 
 import asyncio
 import gzip
+import io
 import os
 import secrets
 import sys
@@ -73,9 +74,10 @@ class Port:
     async def send(self, method: str, path: str, data: bytes | None = None) -> bytes:
         """A call whose body is JSON already. Raises Refused, Gone."""
         headers = {**self._headers, "Content-Type": "application/json"}
+        body = None if data is None else io.BytesIO(data)  # sent in pieces
         with _staying():
             async with self._session.request(
-                method, self._url + path, data=data, headers=headers
+                method, self._url + path, data=body, headers=headers
             ) as response:
                 whole = await response.read()
         if response.status >= 300:
