@@ -22,6 +22,7 @@ from gateway import build, readings
 from gateway import log as logs
 from gateway.admin.console import Told
 from gateway.admin.server import AdminServer
+from gateway.admin.transfer import routes as transfer_routes
 from gateway.asking import Asker
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
@@ -62,10 +63,11 @@ from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
 from gateway.tenant import Tenants
 from gateway.traffic import Traffic
+from gateway.transfer.room import Transfer
 from gateway.trust.negatives import Negatives
 
 log = logging.getLogger("gateway")
-_SECRET = "tenant-secret"
+SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
@@ -85,6 +87,7 @@ class App:
         self.ports: dict[str, int] = {}
         self.index_loaded = False
         self.store_open = False
+        self.vectors_since = 0.0  # unix seconds; vectors of older entries are another embedder's
 
     # ── start ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,6 +190,15 @@ class App:
             build.settings(config, lambda: self.tenants.open),
             compare=self.rehearsal.compare,
         )
+        self.transfer = Transfer(
+            self.cache,
+            self.pipeline,
+            self.worker,
+            lambda: self.policy.current,
+            self.tenants,
+            vectors_since=lambda: self.vectors_since,
+            max_entry_bytes=config.cache.max_entry_bytes,
+        )
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -282,6 +294,7 @@ class App:
             tenants=self.tenants,
             ask=self._ask_self,
             compiled=lambda book: build.policy(book, self.verifier),
+            further=transfer_routes(self.transfer, lambda: self.index_loaded),
         ).application()
         runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
@@ -318,11 +331,11 @@ class App:
 
     async def _secret(self) -> bytes:
         try:
-            known = await self.store.get_meta(_SECRET)
+            known = await self.store.get_meta(SECRET)
             if known:
                 return known
             fresh = secrets.token_bytes(32)
-            await self.store.put_meta(_SECRET, fresh)
+            await self.store.put_meta(SECRET, fresh)
         except StoreError as error:
             log.warning("open-mode tenants will not survive a restart: %s", error)
             return secrets.token_bytes(32)
@@ -346,7 +359,8 @@ class App:
                 self.tenants.rekey(await self._secret())
         while not self.index_loaded:
             try:
-                await self.cache.warm(vectors_since=await self._vectors_since())
+                self.vectors_since = await self._vectors_since()
+                await self.cache.warm(vectors_since=self.vectors_since)
                 await self.offloading.restore()
                 await self.sampling.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored

@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, bake, calibrate, verifier, tune, check."""
+"""The command line: serve, validate, schema, doctor, bake, calibrate, verifier, tune, check, cache, import."""
 
 import argparse
 import asyncio
@@ -113,7 +113,124 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", type=Path, dest="report", metavar="FILE", help="every case, as JSON")
     check.add_argument("--junit", type=Path, metavar="FILE", help="the same as JUnit XML")
     check.set_defaults(run=_check)
+
+    _cache_commands(commands)
+    litellm = commands.add_parser("import", help="a configuration of another gateway's").add_subparsers(
+        required=True, metavar="FROM"
+    ).add_parser("litellm", help="LiteLLM's proxy configuration → gateway.yaml")  # fmt: skip
+    litellm.add_argument("--config", type=Path, required=True, help="LiteLLM's YAML")
+    litellm.add_argument("--out", type=Path, required=True, help="the gateway.yaml to write")
+    litellm.set_defaults(run=_import_litellm)
     return parser
+
+
+def _cache_commands(commands: Any) -> None:
+    """`cache …`: on the gateway that runs, or on its store where none does."""
+    cache = commands.add_parser("cache", help="export, import, pre-warm, count and purge what is cached")
+    tools = cache.add_subparsers(required=True, metavar="COMMAND")
+
+    def tool(name: str, run: Callable[[argparse.Namespace], Any], text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = tools.add_parser(name, help=text)
+        made.add_argument("--config", type=Path, help="gateway.yaml: where its admin port and its store are")
+        made.add_argument("--admin", metavar="URL", help="the admin port of a gateway that runs")
+        made.set_defaults(run=lambda options: asyncio.run(run(options)))
+        return made
+
+    export = tool("export", _export, "write entries, vectors and answers as JSON lines")
+    export.add_argument("--out", type=Path, required=True, help="FILE.jsonl or FILE.jsonl.gz")
+    export.add_argument(
+        "--with-secret", action="store_true",
+        help="with what open-mode tenants are named by, for an empty store elsewhere",
+    )  # fmt: skip
+    _criteria(export, "tenant", "category", "model")
+    restore = tool("import", _restore, "store what was exported; nothing is doubled")
+    restore.add_argument("file", type=Path, help="an export; - for standard input")
+    warm = tool("warm", _warm, "store questions with answers, or logged requests with responses")
+    warm.add_argument("file", type=Path, help="JSON lines; - for standard input")
+    warm.add_argument("--model", help="where a line names none")
+    warm.add_argument("--tenant", help="whose they are, where a line does not say it")
+    warm.add_argument(
+        "--key-env", metavar="NAME", help="or: the environment variable with an API key of theirs"
+    )
+    warm.add_argument("--category", help="a hint, as x-gateway-category")
+    warm.add_argument(
+        "--fields", type=_object, metavar="JSON", help="of each question's request: what clients send"
+    )
+    warm.add_argument("--replace", action="store_true", help="answers that are stored already")
+    stats = tool("stats", _stats, "what is held, category by category")
+    stats.add_argument("--json", action="store_true", dest="as_json", help="everything, as JSON")
+    purge = tool("purge", _purge, "remove what matches all criteria")
+    _criteria(purge, "tenant", "category", "model", "tag", "entry", "request_id")
+    purge.add_argument("--all", action="store_true", help="everything")
+    purge.add_argument("--dry-run", action="store_true", help="only count")
+
+
+def _object(text: str) -> dict[str, Any]:
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise ValueError("no JSON object")
+    return given
+
+
+def _criteria(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"only of this {name.replace('_', ' ')}")
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given."""
+    return {name: value for name in names if (value := getattr(options, name)) not in (None, False)}
+
+
+def _place(options: argparse.Namespace) -> Any:
+    from gateway.cache_tools import Place
+
+    config = None if options.config is None else load(options.config)
+    admin = options.admin or os.environ.get("GATEWAY_ADMIN_URL")
+    if config is None and admin is None:
+        raise ConfigFault("command line", [("--config", "give --config FILE or --admin URL")])
+    return Place(admin, config, os.environ.get("GATEWAY_ADMIN_TOKEN", ""))
+
+
+async def _export(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import export
+
+    wanted = _given(options, "tenant", "category", "model")
+    return await export(_place(options), options.out, wanted, with_secret=options.with_secret)
+
+
+async def _restore(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import restore
+
+    return await restore(_place(options), options.file)
+
+
+async def _warm(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import warm
+
+    terms = _given(options, "model", "tenant", "category", "fields", "replace")
+    if options.key_env is not None:
+        terms["key"] = os.environ.get(options.key_env, "")
+    return await warm(_place(options), options.file, terms)
+
+
+async def _stats(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import stats
+
+    return await stats(_place(options), as_json=options.as_json)
+
+
+async def _purge(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import purge
+
+    criteria = ("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
+    return await purge(_place(options), _given(options, *criteria))
+
+
+def _import_litellm(options: argparse.Namespace) -> int:
+    from gateway.litellm import translate
+
+    return translate(options.config, options.out)
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -735,8 +735,40 @@ class Pipeline:
         entry.expires = entry.created + self._kept_for(x)  # its life begins when it was answered
         entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
         entry.cost = model.cost(result.usage)
-        entry.size = len(result.body) + _OVERHEAD + (0 if vector is None else vector.nbytes)
+        entry.size = charge(result.body, vector)
         await self._cache.keep(entry, vector, result.body, request.controls.variants)
+
+    async def adopt(self, x: Exchange, result: Answer) -> str:
+        """Store an answer that came from elsewhere under the policy of its question; what became of it.
+
+        "stored", or a short reason: "present" (this very request is answered already, and `x` does not
+        refresh), "not-stored" (by the store, or purged meanwhile), or why policy, caller or answer forbid it.
+
+        Raises:
+            GatewayError: its model is not listed.
+        """
+        request, model = _request(x), self._fleet.model(_request(x).model)
+        self.open(x)
+        if result.reuse == "none" or not x.exact:
+            return result.reason if result.reuse == "none" else request.uncacheable or "cache-off"
+        if request.controls.read and self._cache.catalog.exact(x.exact):
+            return "present"
+        if not request.controls.write:
+            return "no-store"
+        if await self._look(x, ()) == "embedder-busy":
+            return "embedder-busy"
+        self._plan_entry(x)
+        entry = x.entry
+        if entry is None:
+            return x.policy.store_bar(x.ruling, _temperature(request)) or "not-stored"
+        if len(result.body) > self._settings.max_entry_bytes:
+            return "too-large"
+        self._cache.expect(entry)
+        try:
+            await self._admit(x, model, result)
+        finally:
+            self._cache.settle(entry)
+        return "stored" if self._cache.catalog.get(entry.id) is not None else "not-stored"
 
     async def drain(self, seconds: float) -> None:
         """Wait for calls in progress and their storing, within a bound."""
@@ -752,6 +784,11 @@ async def _without_usage(reader: Reader) -> AsyncIterator[bytes]:
             yield kept
     if rest := usage.finish():
         yield rest
+
+
+def charge(document: bytes, vector: Vector | None) -> int:
+    """Bytes an entry counts for in its category's quota."""
+    return len(document) + _OVERHEAD + (0 if vector is None else vector.nbytes)
 
 
 def keeps(x: Exchange) -> bool:

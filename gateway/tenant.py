@@ -36,6 +36,15 @@ class Tenants:
     def open(self) -> bool:
         return not self._names
 
+    def knows(self, tenant: str) -> bool:
+        """Whether an id can be somebody's, as things stand."""
+        return tenant.startswith("k:") if self.open else tenant[2:] in self._names.values()
+
+    @property
+    def mark(self) -> str:
+        """Tells one secret from another, and nothing of either: open-mode ids mean something under one only."""
+        return hashlib.blake2b(b"mark", key=self._secret, digest_size=8).hexdigest()
+
     def resolve(self, headers: Mapping[str, str]) -> str:
         """The tenant's id: `t:<name>`, or in open mode `k:<keyed hash>`.
 

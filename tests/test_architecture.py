@@ -26,11 +26,11 @@ LAYERS = [
     {"rehearsal", "sampling"},
     {"headers", "record", "pipeline", "calibrate"},
     {"tune"},
-    {"feedback", "labels"},
+    {"feedback", "labels", "transfer"},
     {"server", "admin"},
     {"readings", "build"},
     {"app"},
-    {"doctor", "thresholds", "check", "lessons"},
+    {"doctor", "thresholds", "check", "lessons", "cache_tools", "litellm"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
@@ -46,7 +46,7 @@ ALLOWED = {
 }
 # Foreign libraries and the only places that may import them.
 LIBRARIES = {
-    "aiohttp": {"server", "admin", "routing", "app", "doctor"},
+    "aiohttp": {"server", "admin", "routing", "app", "doctor", "cache_tools"},
     "redis": {"storage"},
     "sqlite3": {"storage"},
     "hnswlib": {"index"},
@@ -57,7 +57,7 @@ LIBRARIES = {
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
     "re2": {"patterns"},
-    "yaml": {"policy", "config", "thresholds"},
+    "yaml": {"policy", "config", "thresholds", "litellm"},
     "matplotlib": {"charts"},
     "pydantic": {"policy", "config", "check"},
 }

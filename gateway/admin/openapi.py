@@ -4,6 +4,8 @@ from functools import cache
 from typing import Any
 
 from gateway.policy.book import Book
+from gateway.transfer.lines import FORMAT
+from gateway.transfer.room import MAX_LINES
 
 
 @cache
@@ -68,6 +70,17 @@ def document() -> dict[str, Any]:
             "/cache/purge": {
                 "post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")
             },
+            "/cache/export": {
+                "get": _export(
+                    "exportCache", "The cache as JSON lines: a head, then its entries.", early=True
+                )
+            },
+            "/cache/import": {
+                "post": _write("importCache", "Store lines of an export.", "Restoration", "Tally", early=True)
+            },
+            "/cache/warm": {
+                "post": _write("warmCache", "Store answers known beforehand.", "Warming", "Tally", early=True)
+            },
             "/examples": {
                 "get": {
                     **_read("readExamples", "Examples for small models, the newest first."),
@@ -78,7 +91,9 @@ def document() -> dict[str, Any]:
                     "responses": _responses("Examples", {"400"}),
                 }
             },
-            "/examples/export": {"get": _export()},
+            "/examples/export": {
+                "get": _export("exportExamples", "The same examples, one JSON object a line.")
+            },
             "/examples/{id}": {
                 "parameters": [_path("id", {"type": "string"})],
                 "delete": _plain("deleteExample", "Forget an example, everywhere.", "Object", {"404"}),
@@ -116,6 +131,7 @@ def document() -> dict[str, Any]:
 
 
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_LINES: dict[str, Any] = {"type": "array", "maxItems": MAX_LINES}  # a line that is wrong is told, not refused
 _SCHEMAS: dict[str, Any] = {
     "Error": {
         "type": "object",
@@ -194,6 +210,48 @@ _SCHEMAS: dict[str, Any] = {
             "dry_run": {"type": "boolean"},
         },
     },
+    "Restoration": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["head", "lines"],
+        "properties": {
+            "head": {
+                "type": "object",
+                "required": ["format", "embedder", "sorting", "tenants"],
+                "properties": {
+                    "format": {"const": FORMAT},
+                    **{name: {"type": "string"} for name in ("embedder", "sorting", "tenants")},
+                },
+            },
+            "lines": _LINES,
+        },
+    },
+    "Warming": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["lines"],
+        "properties": {
+            **{name: {"type": "string"} for name in ("model", "tenant", "key", "category")},
+            "fields": {"type": ["object", "null"]},
+            "replace": {"type": "boolean"},
+            "lines": _LINES,
+        },
+    },
+    "Tally": {
+        "type": "object",
+        "required": ["outcomes", "faults"],
+        "properties": {
+            "outcomes": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+            "faults": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["at", "reason"],
+                    "properties": {"at": {"type": "integer", "minimum": 0}, "reason": {"type": "string"}},
+                },
+            },
+        },
+    },
     "Purged": {
         "type": "object",
         "required": ["purged", "examples", "dry_run"],
@@ -260,8 +318,8 @@ def _metrics() -> dict[str, Any]:
     return operation
 
 
-def _export() -> dict[str, Any]:
-    operation = _read("exportExamples", "The same examples, one JSON object a line.")
+def _export(name: str, text: str, *, early: bool = False) -> dict[str, Any]:
+    operation = _read(name, text, unavailable=early)
     operation["responses"]["200"]["content"] = {"application/jsonl": {"schema": {"type": "string"}}}
     return {**operation, "parameters": _FILTERS}
 
@@ -280,11 +338,19 @@ def _plain(
 
 
 def _write(
-    name: str, text: str, given: str, schema: str, *, conditional: bool = False, missing: bool = False
+    name: str,
+    text: str,
+    given: str,
+    schema: str,
+    *,
+    conditional: bool = False,
+    missing: bool = False,
+    early: bool = False,
 ) -> dict[str, Any]:
-    refusals = (
-        {"400", "413", "415", "422"} | ({"412"} if conditional else set()) | ({"404"} if missing else set())
-    )
+    refusals = {"400", "413", "415", "422"}
+    refusals |= {"412"} if conditional else set()
+    refusals |= {"404"} if missing else set()
+    refusals |= {"503"} if early else set()
     operation = _plain(name, text, schema, refusals, conditional=conditional)
     return {**operation, "requestBody": {"required": True, "content": _ref(given)}}
 

@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -67,6 +67,7 @@ class AdminServer:
         traffic: what the console shows, and a dry run is tried on.
         ask: sends a request to the data port.
         compiled: a book's policy as it would serve.
+        further: routes of rooms that bring their own.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -90,7 +91,9 @@ class AdminServer:
         tenants: Tenants,
         ask: Ask,
         compiled: Callable[[Book], Policy],
+        further: Iterable[web.RouteDef] = (),
     ) -> None:
+        self._further = further
         self._token = token
         self._open_metrics = open_metrics
         self._hosts = hosts
@@ -139,6 +142,7 @@ class AdminServer:
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
                 *self._console.routes(),
+                *self._further,
             ]
         )
         return app

@@ -7,7 +7,7 @@ of it. Nothing here may fail a request: a store that cannot answer is a miss, an
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from gateway.interfaces import DocumentStore, Vector
 
 log = logging.getLogger("gateway.cache")
 _VARIANTS = 64  # the most answers one request may have stored
+_PAGE = 64  # documents read at once, of those that leave
 
 
 class Vectors(Protocol):
@@ -164,6 +165,23 @@ class Cache:
             owed, self._owed = sorted(self._owed), set()
             self._delete(owed)
         return len(gone)
+
+    async def dump(self) -> AsyncIterator[list[Record]]:
+        """Everything that is stored and can be found, with vectors and documents, in batches.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        async for batch in self._store.scan():
+            live = [(entry, raw) for each, raw in batch if (entry := self.catalog.get(each.id)) is not None]
+            for start in range(0, len(live), _PAGE):
+                page = live[start : start + _PAGE]
+                documents = await asyncio.gather(*(self._store.get(entry.id) for entry, _ in page))
+                yield [
+                    Record(entry, raw, document)
+                    for (entry, raw), document in zip(page, documents, strict=True)
+                    if document is not None
+                ]
 
     async def warm(self, *, vectors_since: float) -> None:
         """Rebuild catalogue and index from the store, without embedding anything again.

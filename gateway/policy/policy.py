@@ -161,12 +161,19 @@ class Policy:
         return _controlled(ruling, controls)
 
     def may_store(self, ruling: Ruling, temperature: float | None) -> bool:
-        """Whether an answer under this ruling may be stored at all.
+        """Whether an answer under this ruling may be stored at all."""
+        return self.store_bar(ruling, temperature) is None
+
+    def store_bar(self, ruling: Ruling, temperature: float | None) -> str | None:
+        """Why an answer under this ruling may not be stored, or None.
 
         A question that nothing could classify might belong to a category that forbids storing.
         """
-        unknown = ruling.rule == "unclassified" and self.any_none
-        return ruling.mode != "none" and not unknown and not too_hot(ruling.max_temperature, temperature)
+        if ruling.mode == "none":
+            return "mode-none"
+        if ruling.rule == "unclassified" and self.any_none:
+            return "unclassified"
+        return "temperature" if too_hot(ruling.max_temperature, temperature) else None
 
     def exact_bar(
         self,
