@@ -193,9 +193,8 @@ def told(exporter: SpanExport | None, savings: Savings, *, up: bool) -> Iterator
     """The store's state, the ledger's, and spans on their way to a collector."""
     yield "gateway_store_up", "1 while the store takes what is written.", "gauge", (), [((), float(up))]
     yield from _counters(("gateway_savings_failures", "Savings not saved or read.", savings.failures))
-    if exporter is not None:
-        spans = by(exporter.counts)
-        yield "gateway_trace_spans", "Spans, by what became of them.", "counter", ("outcome",), spans
+    spans = [] if exporter is None else by(exporter.counts)
+    yield "gateway_trace_spans", "Spans, by what became of them.", "counter", ("outcome",), spans
 
 
 def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:

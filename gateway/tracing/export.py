@@ -69,7 +69,7 @@ class Exporter:
         if len(self._waiting) == _BATCH:
             self._wake.set()
 
-    def close(self, seconds: float = 5.0) -> None:
+    def close(self, seconds: float = 2.0) -> None:
         """Send what waits, within a time, and end the thread."""
         self._stopping = True
         self._wake.set()
@@ -79,8 +79,8 @@ class Exporter:
     def _run(self) -> None:
         while True:
             self._wake.wait(self._seconds)
-            stopping = self._stopping  # read first: what was put before it goes out
             self._wake.clear()
+            stopping = self._stopping  # read before the queue: what was put before goes out
             while self._waiting:
                 self._export([self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))])
             if stopping:

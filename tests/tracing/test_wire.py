@@ -33,7 +33,7 @@ def metric(gateway: Running, line: str) -> float:
 
 
 def test_one_trace_runs_from_the_client_through_the_gateway_to_the_engine(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     gateway = traced(start, collector, headers={"x-team": "search"}, service="edge", attributes={"zone": "a"})
     gateway.ask(QUESTION, traceparent=f"00-{TRACE}-{ABOVE}-01", tracestate="v=1")
@@ -56,7 +56,7 @@ def test_one_trace_runs_from_the_client_through_the_gateway_to_the_engine(
 
 
 def test_spans_lie_within_their_request_and_carry_the_genai_conventions(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     gateway = traced(start, collector)
     before = time.time_ns()
@@ -79,7 +79,7 @@ def test_spans_lie_within_their_request_and_carry_the_genai_conventions(
     assert asked["http.response.status_code"] == told["http.response.status_code"] == 200
 
 
-def test_a_hit_has_no_attempt_and_says_how_it_was_one(start: Start, collector: Collector) -> None:
+def test_a_hit_has_no_attempt_and_says_how_it_was_one(collector: Collector, start: Start) -> None:
     gateway = traced(start, collector)
     gateway.ask(QUESTION)
     gateway.settle()
@@ -94,7 +94,7 @@ def test_a_hit_has_no_attempt_and_says_how_it_was_one(start: Start, collector: C
 
 
 def test_a_join_points_at_the_trace_it_joined(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     import threading
 
@@ -112,7 +112,7 @@ def test_a_join_points_at_the_trace_it_joined(
 
 
 def test_each_attempt_is_a_span_and_a_failed_one_says_what_failed(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     async def script(seen: Seen) -> web.StreamResponse | None:
         return web.json_response({}, status=503) if seen.number == 1 else None
@@ -132,7 +132,7 @@ def test_each_attempt_is_a_span_and_a_failed_one_says_what_failed(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_text_is_in_a_span_unless_a_switch_says_so(
-    start: Start, backend: ScriptedBackend, collector: Collector, stream: bool
+    collector: Collector, start: Start, backend: ScriptedBackend, stream: bool
 ) -> None:
     backend.reply = lambda seen: "MARZIPAN, of course."
     body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Whose AVOCADO is it?"}]}
@@ -146,7 +146,7 @@ def test_no_text_is_in_a_span_unless_a_switch_says_so(
     assert "test" not in [attributes(s).get("gateway.tenant") for s in collector.spans]
 
 
-def test_the_switches_for_text_and_tenants(start: Start, collector: Collector) -> None:
+def test_the_switches_for_text_and_tenants(collector: Collector, start: Start) -> None:
     gateway = traced(start, collector, prompts=True, tenants=False)
     gateway.ask("Whose AVOCADO is it?")
     told = attributes(collector.named("chat m")["chat m"])
@@ -155,7 +155,7 @@ def test_the_switches_for_text_and_tenants(start: Start, collector: Collector) -
 
 
 def test_the_callers_sampling_is_honoured_and_passed_on(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     gateway = traced(start, collector, sample=0.0)
     gateway.ask("one", traceparent=f"00-{TRACE}-{ABOVE}-00")
@@ -172,7 +172,7 @@ def test_the_callers_sampling_is_honoured_and_passed_on(
 
 
 def test_a_sampled_flag_counts_for_nothing_where_the_operator_says_so(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     gateway = traced(start, collector, sample=0.0, parent=False)
     gateway.ask("one", traceparent=f"00-{TRACE}-{ABOVE}-01")
@@ -180,7 +180,7 @@ def test_a_sampled_flag_counts_for_nothing_where_the_operator_says_so(
 
 
 def test_a_pass_through_and_a_refusal_are_traced_too(
-    start: Start, backend: ScriptedBackend, collector: Collector
+    collector: Collector, start: Start, backend: ScriptedBackend
 ) -> None:
     gateway = traced(start, collector)
     gateway.post("/v1/audio/speech", {"model": "m", "input": "x"})
@@ -195,7 +195,7 @@ def test_a_pass_through_and_a_refusal_are_traced_too(
     assert sum(s.kind == 2 for s in collector.spans) == 2
 
 
-def test_a_collector_that_fails_costs_its_spans_alone(start: Start, collector: Collector) -> None:
+def test_a_collector_that_fails_costs_its_spans_alone(collector: Collector, start: Start) -> None:
     collector.status = 400
     gateway = traced(start, collector)
     assert gateway.ask(QUESTION).status_code == 200
@@ -208,7 +208,7 @@ def test_a_collector_that_fails_costs_its_spans_alone(start: Start, collector: C
     collector.named("chat m")
 
 
-def test_what_the_queue_has_no_place_for_is_dropped_and_counted(start: Start, collector: Collector) -> None:
+def test_what_the_queue_has_no_place_for_is_dropped_and_counted(collector: Collector, start: Start) -> None:
     gateway = traced(start, collector, queue=1, seconds=60.0)
     for number in range(4):
         gateway.ask(f"Question {number}?")
@@ -217,7 +217,7 @@ def test_what_the_queue_has_no_place_for_is_dropped_and_counted(start: Start, co
     assert gateway.ask(QUESTION).status_code == 200
 
 
-def test_what_waits_is_sent_at_the_end(start: Start, collector: Collector, backend: ScriptedBackend) -> None:
+def test_what_waits_is_sent_at_the_end(collector: Collector, start: Start, backend: ScriptedBackend) -> None:
     gateway = traced(start, collector, seconds=60.0)
     gateway.ask(QUESTION)
     gateway.settle()
