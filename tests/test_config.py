@@ -88,12 +88,11 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 # ── OpenTelemetry's own variables ───────────────────────────────────────────────────────────────────────────
 
-MODELS = {"models": [{"name": "m", "backends": [{"url": "http://b/v1"}]}]}
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}
 
 
 def otel(environ: dict[str, str], **told: Any) -> Any:
-    return build({**MODELS, **({"otel": told} if told else {})}, environ).otel
+    return build({"models": MODELS, **({"otel": told} if told else {})}, environ).otel
 
 
 def test_traces_are_off_unless_somebody_names_a_collector() -> None:
