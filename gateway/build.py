@@ -109,6 +109,8 @@ def exporter(config: OtelConfig) -> SpanExport | None:
         config.headers,
         service=config.service,
         attributes=config.attributes,
+        certificate=str(config.certificate or ""),
+        packed=config.compression == "gzip",
         queue=config.queue,
         seconds=config.seconds,
         timeout=config.timeout,

@@ -292,9 +292,11 @@ class OtelConfig(_Section):
     parent: bool = True  # a caller's sampled flag decides, where there is one
     prompts: bool = False  # questions in spans
     tenants: bool = True  # tenants' names in spans
+    certificate: Path | None = None  # of the authorities the collector's is held against; None: the system's
+    compression: Literal["none", "gzip"] = "none"
     queue: int = Field(2048, ge=1)  # requests whose spans may wait
     seconds: float = Field(1.0, gt=0)  # between exports
-    timeout: float = Field(10.0, gt=0)  # seconds an export may take
+    timeout: float = Field(10.0, gt=0)  # seconds one try of an export may take
 
     @field_validator("endpoint")
     @classmethod
@@ -409,6 +411,9 @@ def _otel(environ: Mapping[str, str]) -> dict[str, Any]:
     endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + _TRACES)
     if endpoint:
         told["endpoint"] = endpoint
+    for name in ("certificate", "compression"):
+        if value := of(name.upper()):
+            told[name] = value
     if headers := _pairs(of("HEADERS")):
         told["headers"] = headers
     if attributes := _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):

@@ -56,6 +56,7 @@ LIBRARIES = {
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
     "opentelemetry": {"tracing"},
+    "urllib3": {"tracing"},
     "re2": {"patterns"},
     "yaml": {"policy", "config", "thresholds", "check", "tune"},
     "pydantic": {"policy", "config", "check"},
@@ -102,7 +103,9 @@ def test_importing_the_gateway_loads_nothing_heavy() -> None:
     import subprocess
     import sys
 
-    heavy = "{'torch', 'sentence_transformers', 'onnxruntime', 'redis', 'hnswlib', 'opentelemetry'}"
+    heavy = (
+        "{'torch', 'sentence_transformers', 'onnxruntime', 'redis', 'hnswlib', 'opentelemetry', 'urllib3'}"
+    )
     code = f"import sys, gateway.app; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from tests.harness.loop import LoopThread
 
 
 class Collector:
-    """`spans` are OTLP's own messages; `status` other than 200 makes it fail; `hold` seconds make it slow."""
+    """`spans` are OTLP's own messages; `status` other than 200 makes it fail."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []

@@ -217,6 +217,13 @@ def test_what_the_queue_has_no_place_for_is_dropped_and_counted(collector: Colle
     assert gateway.ask(QUESTION).status_code == 200
 
 
+def test_bodies_are_packed_where_that_is_wanted(collector: Collector, start: Start) -> None:
+    gateway = traced(start, collector, compression="gzip")
+    gateway.ask(QUESTION)
+    collector.named("chat m", "store")
+    assert collector.headers[0]["Content-Encoding"] == "gzip"
+
+
 def test_what_waits_is_sent_at_the_end(collector: Collector, start: Start, backend: ScriptedBackend) -> None:
     gateway = traced(start, collector, seconds=60.0)
     gateway.ask(QUESTION)
