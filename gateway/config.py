@@ -411,9 +411,9 @@ def _otel(environ: Mapping[str, str]) -> dict[str, Any]:
     endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + _TRACES)
     if endpoint:
         told["endpoint"] = endpoint
-    for name in ("certificate", "compression"):
-        if value := of(name.upper()):
-            told[name] = value
+    for key in ("certificate", "compression"):
+        if value := of(key.upper()):
+            told[key] = value
     if headers := _pairs(of("HEADERS")):
         told["headers"] = headers
     if attributes := _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):

@@ -1,8 +1,8 @@
 """Finished spans on their way to a collector: a bounded queue, and a thread that sends what waits (OTLP over HTTP).
 
 The only room that imports OpenTelemetry, its wire format alone, and only where tracing is on. Spans are encoded
-one request at a time, so that the event loop gets the interpreter in between; the SDK's exporter takes five times
-the time, in one go. It must never hold up the loop: what the queue has no place for is dropped and counted, and a
+a few requests at a time, so that the event loop gets the interpreter in between; the SDK's exporter takes five
+times the time, in one go. It must never hold up the loop: what the queue has no place for is dropped and counted, and a
 collector that fails costs its spans alone.
 """
 
@@ -31,6 +31,7 @@ _KINDS = {
 }
 _FAILED = otlp.Status(code=otlp.Status.STATUS_CODE_ERROR)
 _BATCH = 256  # requests in one export
+_TURN = 4  # requests encoded at once: a quarter of a millisecond
 _TRIES = urllib3.Retry(
     total=3, backoff_factor=0.2, backoff_max=2.0, status_forcelist=(429, 502, 503, 504), allowed_methods=None,
     raise_on_status=False,
@@ -123,9 +124,10 @@ class Exporter:
     def _encoded(self, batch: Sequence[tuple[Trace, Sequence[Span]]]) -> bytes:
         epoch = time.time_ns() - time.perf_counter_ns()
         scope = otlp.ScopeSpans(scope=InstrumentationScope(name="semantic-gateway"))
-        for trace, noted in batch:
+        for number, (trace, noted) in enumerate(batch):
             scope.spans.extend(_span(trace, span, epoch) for span in noted)
-            time.sleep(0)  # the event loop first
+            if number % _TURN == 0:
+                time.sleep(0)  # the event loop first
         spans = otlp.ResourceSpans(resource=self._resource, scope_spans=[scope])
         body = ExportTraceServiceRequest(resource_spans=[spans]).SerializeToString()
         return gzip.compress(body, 1) if self._packed else body
