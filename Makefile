@@ -7,7 +7,7 @@ BACKEND ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint rules bench clean
 
 run: $(VENV)/demo
 	$(BIN)/python examples/demo.py $(if $(BACKEND),--backend $(BACKEND))
@@ -19,6 +19,11 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# promtool is in Debian's package "prometheus".
+rules:
+	promtool check rules deploy/prometheus/alerts.yml
+	promtool test rules deploy/prometheus/alerts_test.yml
 
 bench: $(VENV)/test
 	$(BIN)/pip install --quiet -e ".[bench]"

@@ -36,7 +36,7 @@ from gateway.config import (
     Priority,
 )
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, Invalid, StoreError
-from gateway.exchange import UNLOADED, Load
+from gateway.exchange import UNLOADED, Load, Usage
 from gateway.feedback import Feedback
 from gateway.index.partitions import Partitions
 from gateway.interfaces import Verifier
@@ -58,10 +58,12 @@ from gateway.routing.scrape import LIMIT, Figures, Scraper
 from gateway.routing.signals import Report
 from gateway.routing.strategies import strategy
 from gateway.sampling import Sampling
+from gateway.savings import Savings
 from gateway.server import HttpServer, Server
 from gateway.storage.hot import Hot
 from gateway.storage.writer import Writer
 from gateway.tenant import Tenants
+from gateway.tracing.trace import SpanExport
 from gateway.traffic import Traffic
 from gateway.transfer.room import Transfer
 from gateway.trust.negatives import Negatives
@@ -95,7 +97,6 @@ class App:
         """Build the rooms and listen; the index loads behind the open port, and `/readyz` tells when."""
         await self.furnish()
         config = self.config
-        self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
         self.server = self._data_server()
         await self._listen_data()
         await self._listen_admin()
@@ -104,6 +105,7 @@ class App:
         self._spawn(self.offloading.run())
         if config.store.kind == "redis":
             self._spawn(self.offloading.follow())
+        self._spawn(self.savings.run())
         self._spawn(self.rehearsal.run())
         self._spawn(self.sampling.run())
         if config.store.kind != "memory":
@@ -137,18 +139,36 @@ class App:
         await self.policy.restore()
         self.fleet = Fleet(build.models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = build.upstream(config.limits)
+        self.metrics = Metrics(self._readings)
         self.dispatch = Dispatch(
             self.fleet,
             self.upstream,
             build.dispatch_terms(config, lambda: self.tenants.open),
             Mirror(),
             self._priority,
+            observe=self.metrics.called,
         )
         self.adaptation = Adaptation(build.load_terms(config.adapt), lambda: self.trust.conditions)
         self.flights = Flights()
-        self.metrics = Metrics(self._readings)
         self.receipts = Receipts(config.limits.feedback_ids)
         self.traffic = Traffic()
+        self.savings = Savings(self.store)
+        self._lines = (
+            logs.Lines(redact=logs.Redaction(config.secrets()))
+            if config.log.level in ("debug", "info")
+            else None
+        )
+        self.exporter = self._exporter()
+        self.recorder = Recorder(
+            self.metrics,
+            self.traffic,
+            self._lines.add if self._lines else None,
+            self.savings,
+            self.receipts,
+            self._price,
+            prompts=config.log.prompts,
+            tenants=config.log.tenants,
+        )
         self.tenants = Tenants(build.keys(config), await self._secret())
         self._priorities = build.priorities(config)
         self.asker = Asker(
@@ -189,6 +209,7 @@ class App:
             self.sampling,
             build.settings(config, lambda: self.tenants.open),
             compare=self.rehearsal.compare,
+            spared=self.recorder.offloaded,
         )
         self.transfer = Transfer(
             self.cache,
@@ -232,6 +253,8 @@ class App:
             await asyncio.sleep(_SAMPLE_SECONDS)
             now = time.monotonic()
             for model in self.fleet.models:
+                if (usual := model.latency.quantile(0.5, now)) is not None:
+                    self.savings.seconds[model.name] = usual
                 self.adaptation.sample(model.name, model.latency.quantile(0.95, now), model.waiting(now), now)
             self.offloading.sample(now)
 
@@ -239,6 +262,17 @@ class App:
         """What the cache policies of a request for this model are under."""
         entry = self.fleet.find(model)
         return UNLOADED if entry is None else self.adaptation.of(entry.name)
+
+    def _price(self, model: str, usage: Usage) -> float:
+        entry = self.fleet.find(model)
+        return 0.0 if entry is None else entry.cost(usage)
+
+    def _exporter(self) -> SpanExport | None:
+        try:
+            return build.exporter(self.config.otel)
+        except ImportError as error:
+            log.error('no traces are sent, install "semantic-gateway[otel]": %s', error)
+            return None
 
     def _priority(self, tenant: str) -> Priority:
         """The class of a tenant's requests that name none."""
@@ -251,20 +285,16 @@ class App:
             self.tenants,
             self.fleet,
             self.dispatch,
-            Recorder(
-                self.metrics,
-                self.traffic,
-                self._lines.add if self._lines else None,
-                prompts=self.config.log.prompts,
-            ),
+            self.recorder,
             self.receipts,
-            feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading).take,
+            feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading, self.savings).take,
             readiness=self.readiness,
             max_body=limits.body,
             body_seconds=limits.body_seconds,
             write_seconds=limits.client_write_seconds,
             max_in_flight=limits.in_flight,
             honour_cache_control=self.config.cache.cache_control,
+            tracer=build.tracer(self.config.otel, self.exporter),
         )
 
     async def _listen_data(self) -> None:
@@ -287,6 +317,7 @@ class App:
             receipts=self.receipts,
             offloading=self.offloading,
             sampling=self.sampling,
+            savings=self.savings,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -456,9 +487,12 @@ class App:
         await self.upstream.close()
         if self.offloading.ready:
             await self.offloading.save_all()
+        await self.savings.save()
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
+        if self.exporter is not None:
+            await asyncio.to_thread(self.exporter.close)
         if self._lines:
             self._lines.close()
 
@@ -520,11 +554,13 @@ class App:
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
         yield from readings.offloaded(self.offloading, self.rehearsal)
         yield from readings.trusted(self.sampling)
+        yield from readings.told(self.exporter, self.savings, up=self.store_open and not self.writer.failing)
 
 
 async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
-    listener = logs.start(config.log.level)
+    redact = logs.Redaction(config.secrets())
+    listener = logs.start(config.log.level, redact=redact, tenants=config.log.tenants)
     app, stop = App(config, reread=reread), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -163,7 +163,14 @@ def path(x: Exchange) -> str:
 def aside(x: Exchange, request: Request) -> Exchange:
     """The caller's exchange with another request in it: a small model's."""
     return Exchange(
-        x.request_id, x.headers, x.query, tenant=x.tenant, request=request, ruling=x.ruling, plan=x.plan
+        x.request_id,
+        x.headers,
+        x.query,
+        tenant=x.tenant,
+        request=request,
+        ruling=x.ruling,
+        plan=x.plan,
+        trace=x.trace,
     )
 
 
@@ -173,7 +180,7 @@ def beside(x: Exchange | None, request: Request, name: str) -> Exchange:
     With the credentials of the caller whose request gave rise to it, where there is one.
     """
     headers: CIMultiDict[str] = CIMultiDict() if x is None else CIMultiDict(x.headers)
-    for each in ("x-gateway-deadline", "x-gateway-session"):
+    for each in ("x-gateway-deadline", "x-gateway-session", "traceparent", "tracestate"):
         headers.popall(each, None)
     headers["x-gateway-priority"] = "batch"
     headers["Content-Type"] = "application/json"

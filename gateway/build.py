@@ -18,6 +18,7 @@ from gateway.config import (
     Limits,
     ModelConfig,
     OffloadConfig,
+    OtelConfig,
     Priority,
     StoreConfig,
     TrustConfig,
@@ -44,6 +45,8 @@ from gateway.routing.strategies import strategy
 from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
 from gateway.sampling import Terms as SamplingTerms
+from gateway.tracing.trace import SpanExport, Tracer
+from gateway.tracing.trace import Terms as TraceTerms
 from gateway.trust.room import Terms as TrustTerms
 from gateway.trust.room import Trust
 
@@ -92,6 +95,35 @@ def upstream(limits: Limits) -> Upstream:
         connect=limits.connect_seconds,
         idle=limits.upstream_idle_seconds,
     )
+
+
+def exporter(config: OtelConfig) -> SpanExport | None:
+    """Sends spans to a collector; None where none is named, and then nothing of OpenTelemetry is imported.
+
+    Raises ImportError where the extra `otel` is not installed.
+    """
+    if not config.endpoint:
+        return None
+    from gateway.tracing.export import Exporter
+
+    return Exporter(
+        config.endpoint,
+        config.headers,
+        service=config.service,
+        attributes=config.attributes,
+        certificate=str(config.certificate or ""),
+        packed=config.compression == "gzip",
+        queue=config.queue,
+        seconds=config.seconds,
+        timeout=config.timeout,
+    )
+
+
+def tracer(config: OtelConfig, exporter: SpanExport | None) -> Tracer | None:
+    if exporter is None:
+        return None
+    terms = TraceTerms(config.sample, config.parent, config.prompts, config.tenants)
+    return Tracer(terms, exporter.put)
 
 
 def settings(config: Config, own_credentials: Callable[[], bool]) -> Settings:

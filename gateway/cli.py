@@ -243,7 +243,8 @@ def _config(options: argparse.Namespace) -> Config:
         )
         if not backends:
             raise ConfigFault("command line", [("--backend", "give --config FILE or --backend URL")])
-        config = build({"models": [{"name": "*", "backends": [{"url": url} for url in backends]}]}, {})
+        told = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+        config = build({"models": [{"name": "*", "backends": [{"url": url} for url in backends]}]}, told)
     return _with_flags(config, options)
 
 

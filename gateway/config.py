@@ -5,11 +5,11 @@ Unknown keys are refused, `${NAME}` and `${NAME:-default}` are resolved, relativ
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -28,6 +28,8 @@ Strategy = Literal[
 ]
 Priority = Literal["interactive", "standard", "batch"]
 
+_SECRET = frozenset(("api_key", "keys", "key", "token", "tokens", "headers", "password"))
+_TRACES = "/v1/traces"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -277,6 +279,35 @@ class Limits(_Section):
 class LogConfig(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     prompts: bool = False  # write question texts into the log
+    tenants: bool = True  # and tenants' names
+
+
+class OtelConfig(_Section):
+    """Traces to a collector, as OTLP over HTTP; off without an endpoint. Unset keys follow OTEL_* variables."""
+
+    endpoint: str = ""  # full URL of the traces' path, or a base URL
+    headers: dict[str, str] = {}  # sent with every export
+    service: str = "semantic-gateway"
+    attributes: dict[str, str] = {}  # of the resource
+    sample: float = Field(1.0, ge=0, le=1)  # of requests that come without a trace
+    parent: bool = True  # a caller's sampled flag decides, where there is one
+    prompts: bool = False  # questions in spans
+    tenants: bool = True  # tenants' names in spans
+    certificate: Path | None = None  # of the authorities the collector's is held against; None: the system's
+    compression: Literal["none", "gzip"] = "none"
+    queue: int = Field(2048, ge=1)  # requests whose spans may wait
+    seconds: float = Field(1.0, gt=0)  # between exports
+    timeout: float = Field(10.0, gt=0)  # seconds one try of an export may take
+
+    @field_validator("endpoint")
+    @classmethod
+    def _traces_path(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// URL")
+        return url if parts.path.strip("/") else url.rstrip("/") + _TRACES
 
 
 class Config(_Section):
@@ -296,6 +327,11 @@ class Config(_Section):
     judge: JudgeConfig = JudgeConfig()
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
+    otel: OtelConfig = OtelConfig()
+
+    def secrets(self) -> set[str]:
+        """Whatever must not be told: keys, tokens, passwords in URLs."""
+        return set(_secrets(self.model_dump()))
 
     @model_validator(mode="after")
     def _unique(self) -> "Config":
@@ -348,6 +384,9 @@ def build(
     resolved = _resolve(tree, environ, "", faults)
     if faults:
         raise ConfigFault(source, faults)
+    told = _otel(environ)
+    if told and isinstance(resolved.get("otel", {}), dict):
+        resolved["otel"] = {**told, **resolved.get("otel", {})}
     try:
         config = Config.model_validate(resolved)
     except ValidationError as error:
@@ -355,6 +394,60 @@ def build(
             source, [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         ) from error
     return _anchor(config, base or Path.cwd())
+
+
+def _otel(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What OpenTelemetry's own variables say of traces; OTLP over HTTP is the only protocol spoken here."""
+
+    def of(name: str, default: str = "") -> str:
+        return environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or environ.get(
+            f"OTEL_EXPORTER_OTLP_{name}", default
+        )
+
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if off or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp" or of("PROTOCOL").startswith("grpc"):
+        return {}
+    told: dict[str, Any] = {}
+    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + _TRACES)
+    if endpoint:
+        told["endpoint"] = endpoint
+    for key in ("certificate", "compression"):
+        if value := of(key.upper()):
+            told[key] = value
+    if headers := _pairs(of("HEADERS")):
+        told["headers"] = headers
+    if attributes := _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+        told["attributes"] = attributes
+    if name := environ.get("OTEL_SERVICE_NAME") or attributes.get("service.name"):
+        told["service"] = name
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "")
+    kind = sampler.removeprefix("parentbased_")
+    if kind in ("always_on", "always_off", "traceidratio"):
+        share = environ.get("OTEL_TRACES_SAMPLER_ARG") or 1.0
+        told["sample"] = {"always_on": 1.0, "always_off": 0.0}.get(kind, share)
+        told["parent"] = sampler != kind
+    return told
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """`a=1,b=2`, percent-encoded, as the variables have lists."""
+    items = (item.partition("=") for item in text.split(",") if "=" in item)
+    return {name.strip(): unquote(value.strip()) for name, _, value in items}
+
+
+def _secrets(value: Any, *, secret: bool = False) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _secrets(inner, secret=secret or name in _SECRET)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _secrets(inner, secret=secret)
+    elif isinstance(value, str) and secret:
+        yield value
+    elif isinstance(value, str) and "://" in value and "@" in value:
+        password = urlsplit(value).password
+        yield from (password, unquote(password)) if password else ()
 
 
 def _resolve(value: Any, environ: Mapping[str, str], path: str, faults: list[tuple[str, str]]) -> Any:

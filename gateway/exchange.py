@@ -17,6 +17,14 @@ Mode = Literal["semantic", "exact", "shadow", "none"]
 How = Literal["exact", "semantic"]
 
 
+_OPERATIONS: dict[Endpoint, str] = {
+    "chat": "chat",
+    "completions": "text_completion",
+    "responses": "chat",
+    "embeddings": "embeddings",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
     """What the caller asks of the cache, from headers and LiteLLM's body form. Callers may only tighten."""
@@ -317,8 +325,16 @@ class Exchange:
     work: Work | None = None  # decide: what a forward will cost
     decision: Decision | None = None  # decide
     entry: Entry | None = None  # reused, or written under this id
+    trace: Any = None  # server: what is noted for tracing, opaque to all others; None: nothing
+    credit: Any = None  # record, offload: what it has saved
+    call: Any = None  # perform: the upstream call whose answer it got
     backend: str = ""  # perform
     fallback: str = ""  # perform: the model that answered in place of the one asked for
     attempts: int = 0  # perform: backends asked
     status: int = 0  # perform
     marks: dict[str, float] = field(default_factory=dict)  # step → seconds
+
+
+def operation(x: Exchange) -> str:
+    """What OpenTelemetry's GenAI conventions call what is asked for; `other` where it is passed through."""
+    return "other" if x.request is None else _OPERATIONS[x.request.endpoint]

@@ -10,16 +10,25 @@ from gateway.errors import BadRequest, NotFound
 from gateway.offload.room import Offloading
 from gateway.record import Receipts
 from gateway.sampling import Sampling
+from gateway.savings import Savings
 
 
 class Feedback:
     """Verdicts, by the request id of the response."""
 
-    def __init__(self, receipts: Receipts, cache: Cache, sampling: Sampling, offloading: Offloading) -> None:
+    def __init__(
+        self,
+        receipts: Receipts,
+        cache: Cache,
+        sampling: Sampling,
+        offloading: Offloading,
+        savings: Savings,
+    ) -> None:
         self._receipts = receipts
         self._cache = cache
         self._sampling = sampling
         self._offloading = offloading
+        self._savings = savings
 
     async def take(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response.
@@ -36,6 +45,8 @@ class Feedback:
         receipt = self._receipts.find(tenant, given["request_id"])
         if receipt is None:
             raise NotFound("No answer with this request id is known.", code="request_not_found")
+        if verdict == "bad" and (credit := self._receipts.void(tenant, given["request_id"])) is not None:
+            self._savings.void(credit)
         if receipt.pair is not None:
             before = self._receipts.judged(tenant, given["request_id"], verdict)
             if verdict != before:

@@ -1,22 +1,55 @@
 """Structured logs: one JSON object a line, written by a thread of its own so that a slow terminal or disk
-never holds up a request. When the queue is full lines are dropped and counted. No prompt text by default."""
+never holds up a request. When the queue is full lines are dropped and counted. No prompt text by default, and no
+secret: what the configuration holds, and what looks like a key, is blotted out."""
 
 import logging
 import logging.handlers
 import queue
+import re
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 import orjson
 
 _QUEUE = 10_000
+_SHORT = 6  # a shorter secret is told from a word by nobody
+_BLOT = "[redacted]"
+_KEYS = re.compile(
+    r"(?P<before>\b(?:Bearer|Basic|bearer|basic) +)[\w.~+/=-]{8,}"
+    r"|(?P<user>://[^/\s:@\"]*:)[^/\s@\"]+(?=@)"
+    r"|\b(?:sk|pk|rk|hf|gsk|xai|ghp|glpat)[-_][\w-]{16,}"
+    r"|\bAKIA[0-9A-Z]{16}\b"
+    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
+)
+
+
+class Redaction:
+    """Blots secrets out of text. `known`: the configuration's own."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        told = sorted({secret for secret in known if len(secret) >= _SHORT}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, told))) if told else None
+
+    def __call__(self, text: str) -> str:
+        if self._known is not None:
+            text = self._known.sub(_BLOT, text)
+        return _KEYS.sub(lambda found: (found["before"] or found["user"] or "") + _BLOT, text)
+
+
+PLAIN = Redaction()
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line; `extra={"fields": {...}}` become its fields."""
+    """A record as one line; `extra={"fields": {...}}` become its fields. `tenants`: theirs may be named."""
+
+    def __init__(self, redact: Callable[[str], str] = PLAIN, *, tenants: bool = True) -> None:
+        super().__init__()
+        self._redact = redact
+        self._tenants = tenants
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -27,9 +60,11 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line.update(getattr(record, "fields", {}))
+        if not self._tenants:
+            line.pop("tenant", None)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return self._redact(orjson.dumps(line, default=str).decode())
 
 
 class _Queue(logging.handlers.QueueHandler):
@@ -47,10 +82,16 @@ class _Queue(logging.handlers.QueueHandler):
             _Queue.dropped += 1
 
 
-def start(level: str, stream: TextIO | None = None) -> logging.handlers.QueueListener:
+def start(
+    level: str,
+    stream: TextIO | None = None,
+    redact: Callable[[str], str] = PLAIN,
+    *,
+    tenants: bool = True,
+) -> logging.handlers.QueueListener:
     """Install JSON logging for the whole process; `stop()` the listener at the end."""
     output = logging.StreamHandler(stream or sys.stderr)
-    output.setFormatter(JsonFormatter())
+    output.setFormatter(JsonFormatter(redact, tenants=tenants))
     lines: queue.Queue[Any] = queue.Queue(_QUEUE)
     root = logging.getLogger()
     root.handlers[:] = [_Queue(lines)]
@@ -66,8 +107,9 @@ class Lines:
     A logging record a request, formatted on another thread, cost more than the rest of an exact hit.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, redact: Callable[[str], str] = PLAIN) -> None:
         self._stream = stream or sys.stderr
+        self._redact = redact
         self._lines: deque[bytes] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -91,7 +133,7 @@ class Lines:
             stopping = self._stop.wait(0.1)
             waiting = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
-                self._stream.write(b"".join(waiting).decode())
+                self._stream.write(self._redact(b"".join(waiting).decode()))
                 self._stream.flush()
             except (OSError, ValueError):  # a full disk, a closed pipe: the next lines may fit again
                 _Queue.dropped += len(waiting)

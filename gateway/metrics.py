@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_BOUNDS = [*(str(bound) for bound in _SECONDS), "+Inf"]
+_TOKENS = tuple(4**power for power in range(14))  # as the GenAI conventions advise
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[str, ...]
@@ -36,22 +36,23 @@ class Counts:
         return family
 
 
-class Durations:
-    """A histogram of seconds by labels."""
+class Histogram:
+    """Values by labels, of seconds unless other bounds are given."""
 
-    def __init__(self, name: str, text: str, labels: Labels) -> None:
-        self.name, self.text, self.labels = name, text, labels
-        self._buckets: defaultdict[Labels, list[int]] = defaultdict(lambda: [0] * len(_BOUNDS))
+    def __init__(self, name: str, text: str, labels: Labels, bounds: tuple[float, ...] = _SECONDS) -> None:
+        self.name, self.text, self.labels, self._bounds = name, text, labels, bounds
+        self._names = [*(str(bound) for bound in bounds), "+Inf"]
+        self._buckets: defaultdict[Labels, list[int]] = defaultdict(lambda: [0] * len(self._names))
         self._sums: defaultdict[Labels, float] = defaultdict(float)
 
-    def observe(self, labels: Labels, seconds: float) -> None:
-        self._buckets[labels][bisect_left(_SECONDS, seconds)] += 1
-        self._sums[labels] += seconds
+    def observe(self, labels: Labels, value: float) -> None:
+        self._buckets[labels][bisect_left(self._bounds, value)] += 1
+        self._sums[labels] += value
 
     def family(self) -> Metric:
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         for labels, counts in self._buckets.items():
-            buckets = list(zip(_BOUNDS, accumulate(counts), strict=True))
+            buckets = list(zip(self._names, accumulate(counts), strict=True))
             family.add_metric(labels, buckets, self._sums[labels])
         return family
 
@@ -63,18 +64,29 @@ class Metrics:
         requests = ("endpoint", "decision", "how", "category", "status")
         self._requests = Counts("gateway_requests_total", "Requests by decision.", requests)
         self._reasons = Counts("gateway_reasons_total", "Why they were decided so.", ("decision", "reason"))
-        self._duration = Durations(
+        self._duration = Histogram(
             "gen_ai_server_request_duration_seconds", "From head to last byte.", ("decision", "endpoint")
         )
-        self._first = Durations(
+        self._first = Histogram(
             "gen_ai_server_time_to_first_token_seconds", "From head to first byte.", ("decision", "endpoint")
         )
-        self._step = Durations("gateway_step_seconds", "Time spent in each step.", ("step",))
-        self._tokens = Counts(
-            "gen_ai_client_token_usage_total", "Tokens engines reported.", ("model", "token_type")
+        self._step = Histogram("gateway_step_seconds", "Time spent in each step.", ("step",))
+        asked = ("gen_ai_operation_name", "gen_ai_request_model")
+        self._calls = Histogram(
+            "gen_ai_client_operation_duration_seconds", "Calls of engines.", (*asked, "error_type")
         )
+        self._chunks = Histogram(
+            "gen_ai_client_operation_time_to_first_chunk_seconds", "Streams' first bytes.", asked
+        )
+        self._tokens = Histogram(
+            "gen_ai_client_token_usage", "Tokens of a call, as engines reported them.",
+            ("gen_ai_request_model", "gen_ai_token_type"), _TOKENS,
+        )  # fmt: skip
         saved = ("category", "token_type")
         self._saved_tokens = Counts("gateway_saved_tokens_total", "Tokens not generated again.", saved)
+        self._saved_seconds = Counts(
+            "gateway_saved_seconds_total", "Engine seconds not spent.", ("category",)
+        )
         self._saved_cost = Counts("gateway_saved_dollars_total", "Dollars not spent.", ("category",))
         self._readings = readings
         self._registry = CollectorRegistry()
@@ -86,10 +98,12 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Everything counted, and what the rooms tell of themselves; asked by the registry."""
-        for counts in (self._requests, self._reasons, self._tokens, self._saved_tokens, self._saved_cost):
+        saved = (self._saved_tokens, self._saved_cost, self._saved_seconds)
+        for counts in (self._requests, self._reasons, *saved):
             yield counts.family()
-        for durations in (self._duration, self._first, self._step):
-            yield durations.family()
+        asked = (self._calls, self._chunks, self._tokens)
+        for histogram in (self._duration, self._first, self._step, *asked):
+            yield histogram.family()
         for name, text, kind, labels, values in self._readings():
             family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
             metric = family(name, text, labels=labels)
@@ -122,13 +136,21 @@ class Metrics:
     def step(self, name: str, seconds: float) -> None:
         self._step.observe((name,), seconds)
 
+    def called(self, operation: str, model: str, seconds: float, first: float | None, error: str) -> None:
+        """One call of an engine is over. `first`: seconds to the first byte of a stream; `error`: empty if none."""
+        self._calls.observe((operation, model, error), seconds)
+        self._step.observe(("upstream",), seconds)
+        if first is not None:
+            self._chunks.observe((operation, model), first)
+
     def used(self, model: str, prompt: int, completion: int) -> None:
         """Tokens an engine worked on."""
-        self._tokens.values[model, "input"] += prompt
-        self._tokens.values[model, "output"] += completion
+        self._tokens.observe((model, "input"), prompt)
+        self._tokens.observe((model, "output"), completion)
 
-    def saved(self, category: str, prompt: int, completion: int, dollars: float) -> None:
-        """Tokens and money a reuse avoided."""
+    def saved(self, category: str, prompt: int, completion: int, dollars: float, seconds: float) -> None:
+        """Tokens, money and an engine's time that a reuse avoided."""
         self._saved_tokens.values[category, "input"] += prompt
         self._saved_tokens.values[category, "output"] += completion
         self._saved_cost.values[category,] += dollars
+        self._saved_seconds.values[category,] += seconds

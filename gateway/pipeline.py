@@ -39,6 +39,7 @@ from gateway.exchange import (
     Reply,
     Request,
     Reuse,
+    Usage,
     request_digest,
 )
 from gateway.interfaces import Vector
@@ -118,6 +119,7 @@ class Pipeline:
         settings: Settings,
         *,
         compare: Callable[[Exchange], None],
+        spared: Callable[[Exchange, str, Usage, float, float | None], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
@@ -132,6 +134,7 @@ class Pipeline:
         self._asker = asker
         self._trusting = trusting
         self._compare = compare
+        self._spared = spared
         self._settings = settings
         self._clock = clock
         self.skipped: dict[str, int] = {}  # semantic steps skipped, by reason
@@ -232,6 +235,12 @@ class Pipeline:
             look, skipped = await self._embed(x, text, semantic and request.controls.read, examples)
             if look is not None:
                 x.marks["embed"], x.marks["search"] = look.embed_s, look.search_s
+                if x.trace is not None:
+                    now = (
+                        time.perf_counter()
+                    )  # the worker's two steps end about here; what was before is waiting
+                    x.trace.step("embed", now - look.search_s - look.embed_s, now - look.search_s)
+                    x.trace.step("search", now - look.search_s, now, candidates=len(look.candidates))
                 label = None if look.label is None else (look.label, look.confidence)
                 x.vector = look.vector if semantic else None
                 if examples and look.vector is not None:
@@ -269,14 +278,16 @@ class Pipeline:
         except (EmbedderBusy, EmbedderFailed):
             self._skip("verifier")
         x.marks["verify"] = time.perf_counter() - started
+        if x.trace is not None:
+            x.trace.step("verify", started, candidates=len(stored))
         return self._choice(x, scores, stale)
 
     def _choice(self, x: Exchange, scores: dict[int, float] | None, stale: bool) -> Choice:
-        ruling = x.ruling
+        ruling, started = x.ruling, time.perf_counter()
         assert ruling is not None
         refused, margin = self._trusting.refused(x)
         known = ((self._cache.catalog.get(id), similarity) for id, similarity in x.neighbours)
-        return choose(
+        choice = choose(
             _request(x).question or "",
             [(entry, similarity) for entry, similarity in known if entry is not None],
             threshold=ruling.threshold,
@@ -287,6 +298,9 @@ class Pipeline:
             margin=margin,
             scores=scores,
         )
+        if x.trace is not None:
+            x.trace.step("guard", started, candidates=len(choice.candidates), verdict=choice.reason)
+        return choice
 
     async def _semantic(self, x: Exchange) -> Decision:
         choice, ruling = await self._chosen(x), x.ruling
@@ -341,7 +355,9 @@ class Pipeline:
         request = _request(x)
         model = self._fleet.model(request.model)
         self.open(x)
+        started = time.perf_counter()
         known = await self._exact(x)
+        self._decided(x, "exact", started)
         if known is not None:
             return await self._reuse(x, known)
         key = _flight_key(x)
@@ -357,6 +373,13 @@ class Pipeline:
                 break  # the leader's call failed: followers call for themselves
         return await self._lead(x, model, None)
 
+    def _decided(self, x: Exchange, step: str, started: float, link: Any = None) -> None:
+        """One of the three steps that end in a decision is over; what they take together is told as `decide`."""
+        now = time.perf_counter()
+        x.marks["decide"] = x.marks.get("decide", 0.0) + now - started
+        if x.trace is not None:
+            x.trace.step(step, started, now, link=link)
+
     def _spoiled(self, flight: Flight) -> bool:
         """Whether the answer on its way was purged, by an operator, a verdict or a change of policy."""
         call = flight.landed.result() if flight.landed.done() else None
@@ -365,8 +388,10 @@ class Pipeline:
     async def _lead(self, x: Exchange, model: Model, flight: Flight | None) -> Reply:
         """Decide alone, and perform; the flight, if any, gets whatever may be shared of it."""
         call: Call | None = None
+        started = time.perf_counter()
         try:
             x.decision = decision = await self._weigh(x)
+            self._decided(x, "decide", started)
             self._count_vetoes(x)
             match decision:
                 case Reuse():
@@ -467,7 +492,7 @@ class Pipeline:
 
     def _served(self, x: Exchange, model: str, found: Answer) -> None:
         """The small model's answer goes out: learned from, and kept only where the policy says so."""
-        self._offloading.served(x.plan, _request(x).endpoint, found)
+        self._spared(x, *self._offloading.served(x.plan, _request(x).endpoint, found))
         self._compare(x)
         if x.ruling is None or not x.ruling.keep:
             return
@@ -516,7 +541,9 @@ class Pipeline:
 
     async def _join(self, x: Exchange, flight: Flight) -> Reply | None:
         """Share what the leader gets; None where there is nothing to share."""
+        started = time.perf_counter()
         outcome = await asyncio.shield(flight.landed)
+        self._decided(x, "join", started, outcome.origin if isinstance(outcome, Call) else None)
         if isinstance(outcome, Reuse):
             x.decision = Join()
             return await self._reuse(x, outcome)
@@ -538,6 +565,8 @@ class Pipeline:
         if hit.how == "semantic" and x.decision is hit:
             self._trusting.served(x, hit)
         hit.entry.hits += 1
+        if x.trace is not None:
+            x.trace.describe(hit.document[:4096], hit.document[-4096:])
         if self._settings.hit_seconds:  # how soon it comes must not tell that somebody asked before
             await asyncio.sleep(self._settings.hit_seconds - (time.perf_counter() - x.started))
         if len(hit.document) <= OFF_LOOP:
@@ -571,7 +600,8 @@ class Pipeline:
             await self._store(x, model, call)
 
         call = Call(run, self._settings.shared_stream_bytes, after)
-        call.entry = entry = x.entry
+        call.entry, call.origin = x.entry, x.trace
+        entry = x.entry
         self._track(call.task, entry, flight)
         if flight and entry is None:  # not to be kept, not for a moment: not to be shared either
             self._flights.close(flight)
@@ -619,7 +649,7 @@ class Pipeline:
             if follower and (call.status >= 300 or call.fallback):
                 reader.leave()
                 return None
-            x.backend, x.attempts = call.backend, call.attempts
+            x.call, x.backend, x.attempts = call, call.backend, call.attempts
             if call.fallback:  # neither kept nor shared as the answer of the model that was asked for
                 x.fallback, x.decision, x.entry = call.fallback, Forward("fallback"), None
                 self._offloading.dismiss(x)
@@ -736,7 +766,10 @@ class Pipeline:
         entry.prompt_tokens, entry.completion_tokens = result.usage.prompt, result.usage.completion
         entry.cost = model.cost(result.usage)
         entry.size = charge(result.body, vector)
-        await self._cache.keep(entry, vector, result.body, request.controls.variants)
+        started = time.perf_counter()
+        kept = await self._cache.keep(entry, vector, result.body, request.controls.variants)
+        if x.trace is not None:
+            x.trace.step("store", started, kept=kept, bytes=entry.size)
 
     async def adopt(self, x: Exchange, result: Answer) -> str:
         """Store an answer that came from elsewhere under the policy of its question; what became of it.

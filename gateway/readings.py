@@ -22,8 +22,10 @@ from gateway.rehearsal import Rehearsal
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet
 from gateway.sampling import Sampling
+from gateway.savings import Savings
 from gateway.server import Server
 from gateway.storage.writer import Writer
+from gateway.tracing.trace import SpanExport
 
 Values = list[tuple[Labels, float]]
 
@@ -95,8 +97,10 @@ def routed(fleet: Fleet, dispatch: Dispatch) -> Iterator[Reading]:
     for name, text, what, counts in counted:
         yield name, text, "counter", (what,), by(counts)
     waiting = {m.name: len(m.queue) for m in fleet.models}
+    most = {m.name: m.queue.size for m in fleet.models}
     left = {m.name: dispatch.account(m.name).retries.left for m in fleet.models}
     yield "gateway_queue_length", "Requests waiting for a backend.", "gauge", ("model",), by(waiting)
+    yield "gateway_queue_limit", "Requests that may wait.", "gauge", ("model",), by(most)
     yield "gateway_retry_budget", "Retries a model may still cause.", "gauge", ("model",), by(left)
 
 
@@ -167,6 +171,8 @@ def trusted(sampling: Sampling) -> Iterator[Reading]:
     closed = [((name,), float(r.closed is not None)) for name, r in reports.items()]
     text = "1 while a category serves no semantic hits."
     yield "gateway_category_closed", text, "gauge", ("category",), closed
+    budgets = [((name,), r.max_error) for name, r in reports.items() if r.max_error is not None]
+    yield "gateway_error_budget", "Wrong hits allowed per look-up.", "gauge", ("category",), budgets
     excess = [((name,), r.excess) for name, r in reports.items() if r.max_error is not None]
     text = "Estimated wrong hits beyond the error budget; at the allowance the category closes."
     yield "gateway_error_excess", text, "gauge", ("category",), excess
@@ -181,6 +187,14 @@ def trusted(sampling: Sampling) -> Iterator[Reading]:
     pairs = len(sampling.negatives)
     yield "gateway_negative_pairs", "Wrong pairs remembered.", "gauge", (), [((), pairs)]
     yield "gateway_trust_failures", "Learning that failed.", "counter", ("step",), by(sampling.failures)
+
+
+def told(exporter: SpanExport | None, savings: Savings, *, up: bool) -> Iterator[Reading]:
+    """The store's state, the ledger's, and spans on their way to a collector."""
+    yield "gateway_store_up", "1 while the store takes what is written.", "gauge", (), [((), float(up))]
+    yield from _counters(("gateway_savings_failures", "Savings not saved or read.", savings.failures))
+    spans = [] if exporter is None else by(exporter.counts)
+    yield "gateway_trace_spans", "Spans, by what became of them.", "counter", ("outcome",), spans
 
 
 def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import is_plain_sse, to_client, to_upstream
 from gateway.routing.upstream import Sent
 from gateway.tenant import Tenants
+from gateway.tracing.trace import Tracer
 from gateway.wire.anthropic.refusal import refusal, refusal_event
 from gateway.wire.anthropic.to_chat import chat_request
 from gateway.wire.request import Reader, parse, rewrite
@@ -83,6 +84,7 @@ class Server:
         write_seconds: float,
         max_in_flight: int,
         honour_cache_control: bool,
+        tracer: Tracer | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._tenants = tenants
@@ -96,6 +98,7 @@ class Server:
         self._body_seconds = body_seconds
         self._write_seconds = write_seconds
         self._max_in_flight = max_in_flight
+        self._tracer = tracer
         self._reader = Reader(honour_cache_control=honour_cache_control)
         self.in_flight = 0
         self.draining = False
@@ -110,6 +113,8 @@ class Server:
             headers=request.headers,
             query=f"?{query}" if query else "",
         )
+        if self._tracer is not None and request.rel_url.raw_path.startswith("/v1/"):
+            self._tracer.begin(x, request.method, request.rel_url.raw_path)
         self.in_flight += 1
         try:
             return await self._handle(request, x)
@@ -281,7 +286,7 @@ class Server:
         except BaseException:
             reader.leave()
             raise
-        x.backend, x.attempts = call.backend, call.attempts
+        x.call, x.backend, x.attempts = call, call.backend, call.attempts
         sse = is_plain_sse(call.headers)
         headers = to_client(call.headers)
         if (length := call.headers.get("Content-Length")) is not None:

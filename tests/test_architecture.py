@@ -19,7 +19,7 @@ LAYERS = [
     {"exchange"},
     {"interfaces"},
     {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
-     "log", "calibration", "trust", "verifier"},
+     "log", "calibration", "trust", "verifier", "savings", "tracing"},
     {"proof", "charts", "traffic"},
     {"asking", "journal"},
     {"judge"},
@@ -56,6 +56,8 @@ LIBRARIES = {
     "sklearn": {"verifier"},
     "onnxruntime": {"embedding", "verifier"},
     "prometheus_client": {"metrics"},
+    "opentelemetry": {"tracing"},
+    "urllib3": {"tracing"},
     "re2": {"patterns"},
     "yaml": {"policy", "config", "thresholds", "litellm"},
     "matplotlib": {"charts"},
@@ -103,7 +105,9 @@ def test_importing_the_gateway_loads_nothing_heavy() -> None:
     import subprocess
     import sys
 
-    heavy = "{'torch', 'sentence_transformers', 'onnxruntime', 'redis', 'hnswlib'}"
+    heavy = (
+        "{'torch', 'sentence_transformers', 'onnxruntime', 'redis', 'hnswlib', 'opentelemetry', 'urllib3'}"
+    )
     code = f"import sys, gateway.app; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

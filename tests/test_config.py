@@ -84,3 +84,65 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigFault, match=r"gateway\.yaml"):
         load(file, {})
+
+
+# ── OpenTelemetry's own variables ───────────────────────────────────────────────────────────────────────────
+
+BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}
+
+
+def otel(environ: dict[str, str], **told: Any) -> Any:
+    return build({"models": MODELS, **({"otel": told} if told else {})}, environ).otel
+
+
+def test_traces_are_off_unless_somebody_names_a_collector() -> None:
+    assert otel({}).endpoint == ""
+    assert otel(BASE).endpoint == "http://c:4318/v1/traces"
+    assert otel({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/x"}).endpoint == "http://c/x"
+    assert otel({}, endpoint="http://c:4318").endpoint == "http://c:4318/v1/traces"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+    ],
+)
+def test_what_switches_traces_off_elsewhere_does_so_here(more: dict[str, str]) -> None:
+    assert otel({**BASE, **more}).endpoint == ""
+
+
+def test_the_file_wins_over_the_variables() -> None:
+    environ = {**BASE, "OTEL_SERVICE_NAME": "env", "OTEL_EXPORTER_OTLP_HEADERS": "a=1,b=x%20y"}
+    assert otel(environ).headers == {"a": "1", "b": "x y"}
+    told = otel(environ, service="file")
+    assert (told.service, told.endpoint) == ("file", "http://c:4318/v1/traces")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "sample", "parent"),
+    [
+        ("always_on", "", 1.0, False),
+        ("always_off", "", 0.0, False),
+        ("traceidratio", "0.25", 0.25, False),
+        ("parentbased_always_off", "", 0.0, True),
+        ("parentbased_traceidratio", "0.25", 0.25, True),
+        ("jaeger_remote", "", 1.0, True),
+    ],
+)
+def test_samplers_by_their_names(sampler: str, argument: str, sample: float, parent: bool) -> None:
+    told = otel({**BASE, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument})
+    assert (told.sample, told.parent) == (sample, parent)
+
+
+def test_resource_attributes_name_the_service_too() -> None:
+    told = otel({**BASE, "OTEL_RESOURCE_ATTRIBUTES": "service.name=edge,zone=a"})
+    assert told.service == "edge"
+    assert told.attributes["zone"] == "a"
+
+
+def test_a_sampler_that_is_no_number_is_a_fault_with_its_place() -> None:
+    with pytest.raises(ConfigFault, match=r"otel\.sample"):
+        otel({**BASE, "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "much"})

@@ -103,6 +103,7 @@ def document() -> dict[str, Any]:
                     "readOffload", "Every pair of models: what is offloaded, how good it is, what it saves."
                 )
             },
+            "/savings": {"get": _savings()},
             "/trust": {
                 "get": _read(
                     "readTrust",
@@ -316,6 +317,20 @@ def _metrics() -> dict[str, Any]:
     operation = _read("metrics", "Prometheus metrics.")
     operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     return operation
+
+
+def _savings() -> dict[str, Any]:
+    operation = _read("readSavings", "What reuse and small models have saved, net of bad answers.")
+    operation["responses"] = _responses("Object", {"400"})
+    operation["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}}
+    ways = {"enum": ["exact", "semantic", "join", "offload"]}
+    parameters = [
+        _query("tenant", {"type": "string"}),
+        _query("category", {"type": "string"}),
+        _query("how", ways),
+        _query("format", {"enum": ["json", "csv"]}),
+    ]
+    return {**operation, "parameters": parameters}
 
 
 def _export(name: str, text: str, *, early: bool = False) -> dict[str, Any]:

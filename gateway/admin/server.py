@@ -17,7 +17,7 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway import metrics
+from gateway import metrics, savings
 from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
 from gateway.admin.console import Ask, Console
 from gateway.admin.openapi import document
@@ -84,6 +84,7 @@ class AdminServer:
         receipts: Receipts,
         offloading: Offloading,
         sampling: Sampling,
+        savings: savings.Savings,
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
@@ -104,6 +105,7 @@ class AdminServer:
         self._receipts = receipts
         self._offloading = offloading
         self._sampling = sampling
+        self._savings = savings
         self._metrics = published
         self._status = status
         self._readiness = readiness
@@ -136,6 +138,7 @@ class AdminServer:
                 web.get("/examples/export", self._export_examples),
                 web.delete("/examples/{id}", self._delete_example),
                 web.get("/offload", self._read_offload),
+                web.get("/savings", self._read_savings),
                 web.get("/trust", self._read_trust),
                 web.get("/trust/{category}", self._read_trust_in),
                 web.get("/backends", self._backends),
@@ -422,6 +425,38 @@ class AdminServer:
 
     async def _read_offload(self, request: web.Request) -> web.Response:
         return _answer(self._offloading.state())
+
+    async def _read_savings(self, request: web.Request) -> web.Response:
+        """What reuse and small models have saved, of all replicas, and what is left of it without bad answers."""
+        query = request.query
+        if query.get("format", "json") not in ("json", "csv"):
+            raise BadRequest("The format is json or csv.", param="format")
+        if query.get("how") not in (None, *savings.WAYS):
+            raise BadRequest(f"how is one of: {', '.join(savings.WAYS)}.", param="how")
+        tenant = _tenant(query["tenant"]) if query.get("tenant") else None
+
+        def wanted(*row: str) -> bool:
+            given = (tenant, query.get("category"), query.get("how"))
+            return all(not wish or wish == value for wish, value in zip(given, row, strict=True))
+
+        merged = await self._savings.read()
+        rows = self._savings.report(self._wrong(), wanted)
+        if query.get("format") == "csv":
+            named = {"Content-Disposition": 'attachment; filename="savings.csv"'}
+            return web.Response(text=savings.to_csv(rows), content_type="text/csv", headers=named)
+        return _answer({"merged": merged, "total": savings.total(rows), "rows": rows})
+
+    def _wrong(self) -> Callable[[str, str, str], float | None]:
+        """The share of answers that judged samples say were bad, by tenant where known, category and way."""
+        hits, small = self._sampling.trust.report(), self._offloading.wrong()
+
+        def share(tenant: str, category: str, how: str) -> float | None:
+            if how == "offload":
+                return small.get(category)
+            report = hits.get(category) if how == "semantic" else None
+            return None if report is None else report.tenants.get(tenant, report.hits).rate
+
+        return share
 
     async def _read_trust(self, request: web.Request) -> web.Response:
         """How often semantic hits are wrong, in all and by category, and what withheld ones would have done."""

@@ -41,6 +41,7 @@ class Call:
         self.fallback = ""  # the model that answered in place of the one asked for
         self.attempts = 0  # backends asked, hedges included
         self.entry: Any = None  # the entry this answer will be stored under, or None
+        self.origin: Any = None  # the trace of the request that began it
         self.usage_added = False  # the gateway asked for a usage chunk that the caller did not
         self.spent: tuple[int | None, int | None] = (
             None,

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -56,6 +56,15 @@ class Plan:
     large: str | None = None
     example: int | None = None  # that was made of the large model's answer
     sources: set[str] = field(default_factory=set)  # who has said how good it was: each counts once
+
+
+class Spared(NamedTuple):
+    """What the large model need not do."""
+
+    category: str
+    usage: Usage
+    dollars: float  # less what the small one took
+    seconds: float | None  # of its engines, if known
 
 
 @dataclass(slots=True)
@@ -145,12 +154,14 @@ class Pair:
 
     # ── what came of it ─────────────────────────────────────────────────────────────────────────────────
 
-    def served(self, plan: Plan, usage: Usage, seconds: float | None) -> None:
+    def served(self, plan: Plan, usage: Usage, seconds: float | None) -> Spared:
         """The small model's answer went out. `seconds`: what the large one usually takes, if known."""
         tally = self.tally(plan.category)
         large = _dollars(self.terms.large_prices, plan.asked.tokens, usage.completion)
-        tally.dollars += large - _dollars(self.terms.small_prices, usage.prompt, usage.completion)
+        dollars = large - _dollars(self.terms.small_prices, usage.prompt, usage.completion)
+        tally.dollars += dollars
         tally.seconds += seconds or 0.0
+        return Spared(plan.category, Usage(plan.asked.tokens, usage.completion), dollars, seconds)
 
     def withdraw(self, plan: Plan) -> None:
         """The small model could not answer; the large one does."""

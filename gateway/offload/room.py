@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from gateway.exchange import Answer, Endpoint, Exchange, Request
 from gateway.offload import prompt
 from gateway.offload.examples import Example, Examples, Pattern
 from gateway.offload.library import Index, Library, Shelf
-from gateway.offload.pair import Pair, Plan, Terms, explanation, settings
+from gateway.offload.pair import Pair, Plan, Spared, Terms, explanation, settings
 from gateway.offload.selector import Asked
 from gateway.wire.answer import said
 from gateway.wire.request import remade
@@ -175,10 +175,10 @@ class Offloading:
         self.failures["small"] += 1
         plan.pair.withdraw(plan)
 
-    def served(self, plan: Plan, endpoint: Endpoint, answer: Answer) -> None:
-        """The small model's answer went out to the caller."""
+    def served(self, plan: Plan, endpoint: Endpoint, answer: Answer) -> Spared:
+        """The small model's answer went out to the caller; what that spared the large one."""
         plan.small = said(endpoint, answer.body)
-        plan.pair.served(plan, answer.usage, self._seconds(plan.pair.terms.large))
+        return plan.pair.served(plan, answer.usage, self._seconds(plan.pair.terms.large))
 
     def answered(self, x: Exchange, answer: Answer, keep: bool, cost: float) -> None:
         """The large model's answer: hindsight, and an example if it may be one.
@@ -237,6 +237,16 @@ class Offloading:
         """Take in the large models' load; about once a second."""
         for pair in self.pairs.values():
             pair.observe(self._load(pair.terms.large), now)
+
+    def wrong(self) -> dict[str, float]:
+        """The share of small models' answers that were not good enough, by category, where any were judged."""
+        judged: defaultdict[str, float] = defaultdict(float)
+        good: defaultdict[str, float] = defaultdict(float)
+        for pair in self.pairs.values():
+            for category, tally in pair.tallies.items():
+                judged[category] += tally.judged
+                good[category] += tally.good
+        return {name: 1 - good[name] / count for name, count in judged.items() if count}
 
     # ── examples ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -79,6 +79,11 @@ class Queue:
         return self._waiting
 
     @property
+    def size(self) -> int:
+        """Requests that may wait."""
+        return self._size
+
+    @property
     def cost(self) -> int:
         """Work waiting, in prompt-token equivalents."""
         return sum(sum(sizes) for sizes in self._ahead.values())

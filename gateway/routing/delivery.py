@@ -30,6 +30,8 @@ async def deliver(attempt: Attempt, into: Into) -> None:
         if events is not None:
             events += chunk.count(b"\n\n")
             attempt.lease.progress(events, attempt.now())
+    if attempt.span is not None:
+        attempt.span.read(b"".join(incoming.chunks[:2]), tail)
     prompt, output = into.spent = _spent(tail)
     attempt.done(incoming.status, prompt, output if output is not None else events or None)
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from multidict import CIMultiDict
 
@@ -21,12 +22,14 @@ from gateway.routing.fleet import Fleet, Lease, Model
 from gateway.routing.health import Kind
 from gateway.routing.hedging import Hedging
 from gateway.routing.mirror import Mirror
+from gateway.routing.observed import Observe, told, unobserved
 from gateway.routing.placement import Placement
 from gateway.routing.standing import Standing
 from gateway.routing.trip import Account, Attempt, Into, Prepare, Terms, Trip
 from gateway.routing.upstream import Failed, Upstream
 
 _FREE: frozenset[Kind] = frozenset(("refused", "rejected"))
+_TRACE = ("traceparent", "tracestate")
 _CREDENTIALS = ("Authorization", "api-key", "x-api-key", "Cookie", "OpenAI-Organization", "OpenAI-Project")
 
 
@@ -41,12 +44,14 @@ class Dispatch:
         mirror: Mirror,
         priority: Callable[[str], Priority] = lambda tenant: "standard",
         clock: Callable[[], float] = time.monotonic,
+        observe: Observe = unobserved,
     ) -> None:
         self._fleet = fleet
         self._upstream = upstream
         self._terms = terms
         self._priority = priority
         self._clock = clock
+        self._over = partial(told, observe)
         self._accounts: dict[str, Account] = {}
         self._standing = Standing(terms.own_credentials, clock)
         self._placement = Placement(fleet, self._standing, clock)
@@ -94,7 +99,9 @@ class Dispatch:
         if x.work is None:
             now = self._clock()
             x.work = estimate(x, model, self._fleet.lengths, self._priority, now, stream=not hold)
-        trip = Trip(x, model, account, method, path, prepare, into, once, hold, x.work, self._clock)
+        trip = Trip(
+            x, model, account, method, path, prepare, into, once, hold, x.work, self._clock, self._over
+        )
         refusal: Overloaded | None = None
         for asked in self._chain(model, once):
             try:
@@ -219,6 +226,8 @@ class Dispatch:
 
         async def copy() -> None:
             sent = trip.prepare(model, backend)
+            for name in _TRACE:  # a copy is no part of what its caller waits for
+                sent.headers.popall(name, None)
             if not backend.api_key:
                 for name in _CREDENTIALS:
                     sent.headers.popall(name, None)

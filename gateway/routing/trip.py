@@ -6,7 +6,8 @@ Nouns only: who is asked, and what an outcome means, is decided in the rooms tha
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from gateway.exchange import Exchange, Work
 from gateway.routing.budget import Budget
@@ -76,14 +77,28 @@ class Account:
         self.wholes = Latencies(terms.hedge_quantile)  # an answer in one piece has its first byte at its end
 
 
+class Outcome(NamedTuple):
+    """How an attempt ended, for those who count."""
+
+    status: int  # 0: there was none
+    error: str  # empty: the answer came to its end
+    prompt: int | None = None  # tokens, as the engine reported them
+    output: int | None = None
+
+
+Over = Callable[["Attempt", Outcome], None]
+
+
 class Attempt:
     """One backend being asked: its lease, what it was sent and what comes back."""
 
-    __slots__ = ("_over", "incoming", "lease", "now", "sent", "sse", "started")
+    __slots__ = ("_over", "_tell", "incoming", "lease", "now", "sent", "span", "sse", "started")
 
-    def __init__(self, lease: Lease, sent: Sent, clock: Callable[[], float]) -> None:
+    def __init__(self, lease: Lease, sent: Sent, clock: Callable[[], float], span: Any, over: "Over") -> None:
         self.lease = lease
         self.sent = sent
+        self.span = span  # its part of the request's trace, where there is one
+        self._tell = over
         self.incoming: Incoming | None = None
         self.sse = False
         self.started = clock()
@@ -95,8 +110,11 @@ class Attempt:
         if self._over:
             return
         self._over = True
+        status = 0
         if self.incoming is not None:
+            status = self.incoming.status
             self.incoming.close()
+        self._tell(self, Outcome(status, kind))
         if kind == "cancelled":
             give_back(self.lease, self.now())
         else:
@@ -106,6 +124,7 @@ class Attempt:
         """The answer came to its end; token counts as the engine reported them."""
         self._over = True
         now = self.now()
+        self._tell(self, Outcome(status, "", prompt, output))
         self.lease.backend.health.succeeded(now)
         self.lease.done(now, status, prompt, output)
 
@@ -125,6 +144,7 @@ class Trip:
     hold: int
     work: Work
     clock: Callable[[], float]
+    over: Callable[[Exchange, Model, Attempt, Outcome], None]  # told once of each attempt
     tried: set[str] = field(default_factory=set)
     attempts: int = 0
     last: Failed | None = None
@@ -137,14 +157,22 @@ class Trip:
 
     def attempt(self, model: Model, lease: Lease) -> Attempt:
         """One more, at the backend of this lease."""
+        span = None if self.x.trace is None else self.x.trace.attempt(self.attempts + 1)
         try:
-            sent = self.prepare(model, lease.backend)
+            sent = self.sent(model, lease.backend, span)
         except BaseException:
             give_back(lease, self.clock())
             raise
         self.attempts += 1
         self.tried.add(lease.backend.id)
-        return Attempt(lease, sent, self.clock)
+        return Attempt(lease, sent, self.clock, span, partial(self.over, self.x, model))
+
+    def sent(self, model: Model, backend: Backend, span: Any) -> Sent:
+        """What a backend is sent, its place in the trace included."""
+        sent = self.prepare(model, backend)
+        if span is not None:
+            span.tell(sent.headers)
+        return sent
 
 
 def give_back(lease: Lease, now: float) -> None:
