@@ -125,6 +125,10 @@ class App:
         self.receipts = Receipts(config.limits.feedback_ids)
         self.tenants = Tenants(build.keys(config), await self._secret())
         self._priorities = build.priorities(config)
+        self.counts = build.counts(config.store, self.store)
+        await self.counts.open()
+        self.limits = build.limits(self.counts, lambda: self.fleet)
+        self.limits.configure(build.limit_terms(config))
         self.asker = Asker(
             self.fleet,
             self.dispatch,
@@ -170,6 +174,7 @@ class App:
         await self._listen_admin()
         self._spawn(self._warm())
         self._spawn(self._sweep())
+        self._spawn(self.counts.run())
         self._spawn(self.offloading.run())
         if config.store.kind == "redis":
             self._spawn(self.offloading.follow())
@@ -232,6 +237,7 @@ class App:
             self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
+            self.limits,
             feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading).take,
             readiness=self.readiness,
             max_body=limits.body,
@@ -264,6 +270,7 @@ class App:
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
+            tenants=lambda: readings.tenants(self.tenants, self.limits, self._priority),
         ).application()
         runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
@@ -404,6 +411,7 @@ class App:
         await self.upstream.close()
         if self.offloading.ready:
             await self.offloading.save_all()
+        await self.counts.close()
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
@@ -420,6 +428,7 @@ class App:
                 self.fleet.replace(build.models(config))
                 self.tenants.replace(build.keys(config))
                 self._priorities = build.priorities(config)
+                self.limits.configure(build.limit_terms(config))
                 self.offloading.configure(build.pairs(config), build.offload_tenants(config))
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
@@ -468,6 +477,7 @@ class App:
         yield from readings.adapted(self.adaptation, self.policy, self.fleet)
         yield from readings.offloaded(self.offloading, self.rehearsal)
         yield from readings.trusted(self.sampling)
+        yield from readings.limited(self.limits)
 
 
 async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:

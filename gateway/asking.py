@@ -144,7 +144,14 @@ def path(x: Exchange) -> str:
 def aside(x: Exchange, request: Request) -> Exchange:
     """The caller's exchange with another request in it: a small model's."""
     return Exchange(
-        x.request_id, x.headers, x.query, tenant=x.tenant, request=request, ruling=x.ruling, plan=x.plan
+        x.request_id,
+        x.headers,
+        x.query,
+        tenant=x.tenant,
+        grant=x.grant,
+        request=request,
+        ruling=x.ruling,
+        plan=x.plan,
     )
 
 

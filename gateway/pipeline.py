@@ -290,7 +290,7 @@ class Pipeline:
         x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
         x.agreed = choice.agreed
         if not x.explained:
-            x.explored = self._trusting.looked(x)
+            x.explored = self._trusting.looked(x) and x.withheld is None
         if x.explored:
             return self._forward(x, "explore")
         if choice.entry is not None:
@@ -308,6 +308,8 @@ class Pipeline:
                 NotCached("The answer is not in the cache, and the request allows nothing else."),
                 "not-cached",
             )
+        if x.withheld is not None and not x.explained:
+            return Refuse(x.withheld, x.withheld.code or "limit")
         return Forward(reason)
 
     def _offload(self, x: Exchange, forward: Forward) -> Decision:
@@ -557,7 +559,7 @@ class Pipeline:
     def _call(self, x: Exchange, model: Model, flight: Flight | None) -> Call:
         """Start the upstream call; with a flight, others may read it, and it stays open until stored."""
         self._plan_entry(x)
-        asks_usage = x.entry is not None and _request(x).stream
+        asks_usage = (x.entry is not None or x.grant is not None) and _request(x).stream
 
         async def run(call: Call) -> None:
             await self._forward_to_engine(x, model, call, asks_usage)

@@ -57,6 +57,7 @@ class AdminServer:
         token: required as a bearer token unless empty.
         status: the figures of `GET /cache`.
         readiness: (ready, detail).
+        tenants: the answer of `GET /tenants`.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -76,6 +77,7 @@ class AdminServer:
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
+        tenants: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._token = token
         self._open_metrics = open_metrics
@@ -90,6 +92,7 @@ class AdminServer:
         self._metrics = published
         self._status = status
         self._readiness = readiness
+        self._tenants = tenants
 
     def application(self) -> web.Application:
         """The aiohttp application, ready to be served."""
@@ -118,6 +121,7 @@ class AdminServer:
                 web.get("/offload", self._read_offload),
                 web.get("/trust", self._read_trust),
                 web.get("/trust/{category}", self._read_trust_in),
+                web.get("/tenants", self._read_tenants),
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
@@ -402,6 +406,10 @@ class AdminServer:
         if name not in known:
             raise NotFound(f"No semantic hits are judged in '{name[:100]}'.", code="category_not_found")
         return _answer({"name": name, **known[name]})
+
+    async def _read_tenants(self, request: web.Request) -> web.Response:
+        """Names, labels, limits and use; never a key, nor its hash."""
+        return _answer(await self._tenants())
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(
