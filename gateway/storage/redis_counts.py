@@ -287,6 +287,8 @@ class RedisCounts:
             try:
                 async with bounded("redis: close", self._deadline):
                     await redis.aclose()
+                    if (pool := getattr(redis, "connection_pool", None)) is not None:
+                        await pool.disconnect()
             except StoreError as error:
                 log.warning("%s", error)
 
