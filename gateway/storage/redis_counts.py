@@ -25,7 +25,6 @@ from gateway.storage.bounded import bounded
 log = logging.getLogger(__name__)
 _LEASE = 60.0  # seconds a request counts as in progress without a word from its replica
 _RENEW = 15.0
-_REST = 1.0  # seconds Redis is left alone after a failure
 _UNSURE = 10_000  # reservations without an answer that are remembered
 _BATCH = 500  # tenants told of in one script
 
@@ -172,6 +171,7 @@ class RedisCounts:
     Args:
         connect: makes the client; nothing is sent before it is used.
         deadline: seconds a request waits for its answer.
+        rest: seconds Redis is left alone after a failure.
     """
 
     def __init__(
@@ -180,11 +180,13 @@ class RedisCounts:
         *,
         namespace: str = "default",
         deadline: float = 0.5,
+        rest: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connect = connect
         self._prefix = f"gw:{{{namespace}}}:limits:"
         self._deadline = deadline
+        self._rest = rest
         self._clock = clock
         self._mirror = MemoryCounts(clock=clock)  # what Redis last said, and what happened since
         self._replica = secrets.token_hex(8)
@@ -274,7 +276,7 @@ class RedisCounts:
             while self.pending and await self._flush():
                 pass
             if self.pending:
-                await asyncio.sleep(_REST)
+                await asyncio.sleep(self._rest)
                 self._wake.set()
 
     async def close(self) -> None:
@@ -325,7 +327,7 @@ class RedisCounts:
         self.failures += 1
         if not self.away:
             log.warning("limits are counted by each replica for itself: %s", error)
-        self._away_until = self._clock() + _REST
+        self._away_until = self._clock() + self._rest
 
     def _doubt(self, tenant: str, terms: Terms, use: Use) -> None:
         if self._unsure >= _UNSURE:
