@@ -1,6 +1,7 @@
 """Counting while Redis is gone, deaf or late: requests go on, and afterwards every sum is exact, nothing doubled."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -18,7 +19,8 @@ from gateway.storage.redis_counts import RedisCounts
 from tests.storage.conftest import Server
 
 PERIOD = "2026-11"
-TERMS = Terms(requests=10_000, tokens=1_000_000, soft=1)
+RATE = 120  # requests a minute: two a second drain away
+TERMS = Terms(requests=RATE, tokens=1_000_000, soft=1)
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ class Line:
         self.mode = "pass"
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "Line":
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -45,8 +48,8 @@ class Line:
 
     async def __aexit__(self, *_: Any) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        for writer in self._writers:
+            writer.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,6 +57,7 @@ class Line:
         assert task is not None
         self._tasks.add(task)
         onward, back = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += [writer, back]
         copies = [
             asyncio.ensure_future(self._copy(reader, back, ("cut",))),
             asyncio.ensure_future(self._copy(onward, writer, ("cut", "mute"))),
@@ -70,11 +74,12 @@ class Line:
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: tuple[str, ...]
     ) -> None:
-        while data := await reader.read(65536):
-            if self.mode in ends:
-                return
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self.mode in ends:
+                    return
+                writer.write(data)
+                await writer.drain()
 
 
 def counts_at(port: int, namespace: str = "", **options: Any) -> RedisCounts:
@@ -143,7 +148,8 @@ def test_a_redis_that_hangs_costs_its_deadline_and_nothing_is_counted_twice(own_
         found = await known(own_server.port, namespace, lambda s: s.spent == 730 and s.in_flight == 1)
         await asyncio.sleep(0.3)
         found = await known(own_server.port, namespace, lambda s: s.spent == 730 and s.in_flight == 1)
-        assert (found.spent, found.in_flight, round(found.requests)) == (730, 1, 3)
+        assert (found.spent, found.in_flight) == (730, 1)
+        assert found.requests <= 3
         assert counts.local == 2
         assert counts.pending == 0
 
@@ -194,10 +200,11 @@ def test_a_killed_replicas_requests_are_no_longer_in_progress_after_their_lease(
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_the_line_does_sums_end_exact(redis_server: Server, seed: int) -> None:
     namespace, draw = uuid.uuid4().hex, random.Random(seed)
-    spent = tokens = passed = 0
+    spent = passed = left = 0
+    began = time.time()
 
     async def one(counts: RedisCounts) -> None:
-        nonlocal spent, tokens, passed
+        nonlocal spent, passed, left
         asked = ask(draw.randrange(1000), draw.randrange(100))
         nanos, used, pause = draw.randrange(1000), draw.randrange(100), draw.random() * 0.05
         leaves = draw.random() < 0.1
@@ -205,10 +212,11 @@ def test_whatever_the_line_does_sums_end_exact(redis_server: Server, seed: int) 
             async with asyncio.timeout(0.001 if leaves else 5):
                 standing = await counts.take("t", TERMS, asked)
         except TimeoutError:
+            left += 1
             return  # the client went away before anybody answered
         await asyncio.sleep(pause)
         counts.settle("t", TERMS, use(asked, standing, nanos, used))
-        spent, tokens, passed = spent + nanos, tokens + used, passed + 1
+        spent, passed = spent + nanos, passed + 1
 
     async def body() -> None:
         async with Line(redis_server.port) as line:
@@ -225,9 +233,8 @@ def test_whatever_the_line_does_sums_end_exact(redis_server: Server, seed: int) 
             assert counts.pending == 0
             found = await known(redis_server.port, namespace, lambda s: True)
             assert (found.spent, found.in_flight) == (spent, 0)
-            assert (
-                passed - 0.1 * passed - 1 <= found.requests <= passed + 8
-            )  # some who left may have been counted
+            drained = (time.time() - began) * RATE / 60
+            assert passed - drained - 1 <= found.requests <= passed + left  # who left may have been counted
             task.cancel()
             await counts.close()
 
