@@ -14,7 +14,6 @@ from gateway.cache.guard import CHECKS, Guard
 from gateway.config import (
     AdaptConfig,
     BackendConfig,
-    BudgetConfig,
     Config,
     EmbedderConfig,
     ModelConfig,
@@ -254,14 +253,14 @@ def limit_terms(config: Config) -> dict[str, LimitTerms]:
     """By tenant's id; nothing for those that are not limited."""
     terms = {}
     for tenant in config.tenants:
-        budget = tenant.budget or BudgetConfig.model_construct()
+        budget = tenant.budget
         terms[f"t:{tenant.name}"] = LimitTerms(
             requests=tenant.limits.requests_per_minute,
             tokens=tenant.limits.tokens_per_minute,
             in_flight=tenant.limits.in_flight,
-            period=budget.period,
-            soft=None if budget.soft is None else nanos(budget.soft),
-            hard=None if budget.hard is None else nanos(budget.hard),
+            period="month" if budget is None else budget.period,
+            soft=None if budget is None or budget.soft is None else nanos(budget.soft),
+            hard=None if budget is None or budget.hard is None else nanos(budget.hard),
             models=None if tenant.models is None else frozenset(tenant.models),
         )
     return terms

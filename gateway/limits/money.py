@@ -1,6 +1,7 @@
 """Money and its periods: whole billionths of a dollar, so that sums are exact; UTC days and months. Pure."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 Period = Literal["day", "month"]
@@ -17,7 +18,13 @@ def dollars(amount: int) -> float:
 
 def name(period: Period, now: float) -> str:
     """The period that a moment (unix seconds) lies in: `2026-11-25` or `2026-11`."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
+    return _named(period, int(now // 3600))
+
+
+@lru_cache(64)
+def _named(period: Period, hour: int) -> str:
+    """Of an hour, as no period begins within one: every request asks."""
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
 
 
 def left(period: Period, now: float) -> float:
