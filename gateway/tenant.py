@@ -9,6 +9,7 @@ import hmac
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,6 +64,7 @@ class Tenants:
         """Adopt a new list of keys; those that stay keep their counts."""
         before = {(key.tenant, key.label): key for key in self._rows.values()}
         rows: dict[str | bytes, Key] = {}
+        count: Counter[str] = Counter()
         for each in listed:
             if keys.is_hash(each.key):
                 index, salt, digest = keys.read(each.key)
@@ -70,9 +72,9 @@ class Tenants:
                 rows[index] = row
             else:
                 digest = keys.digest(each.key, self._salt)
-                count = sum(key.tenant == each.tenant for key in rows.values())
-                label = each.label or f"key {count + 1}"
+                label = each.label or f"key {count[each.tenant] + 1}"
                 row = rows[digest[:_INDEX]] = Key(each.tenant, label, each.expires, self._salt, digest)
+            count[each.tenant] += 1
             known = before.get((row.tenant, row.label))
             if known is not None:
                 row.uses, row.used = known.uses, known.used

@@ -278,6 +278,46 @@ def test_money_ends_exact_after_answers_disconnects_and_failures(
     assert f'gateway_tenant_dollars_total{{tenant="acme"}} {(expected + 3000) / 1e9}' in metrics
 
 
+def test_who_leaves_before_the_answer_pays_for_the_prompt(start: Start, backend: ScriptedBackend) -> None:
+    gateway = start(tree(backend, budget={"hard": 10}))
+    backend.delay = 5.0
+    body = {"model": "m", "messages": user("something that takes long")}
+    with pytest.raises(httpx.TimeoutException):
+        gateway.http.post(
+            "/v1/chat/completions", json=body, headers={"Authorization": "Bearer test"}, timeout=0.5
+        )
+    sent = len(json.dumps(body, separators=(",", ":")))
+    assert nanos(gateway) == round(sent * 0.25) * 1000
+
+
+def test_compressed_answers_are_charged_as_any(start: Start, backend: ScriptedBackend) -> None:
+    gateway = start(tree(backend, budget={"hard": 10}))
+
+    async def packed(seen: Seen) -> web.StreamResponse | None:
+        assert seen.headers["Accept-Encoding"] == "identity"
+        return None
+
+    backend.script = packed
+    assert gateway.ask("What is the capital of France?", Accept_Encoding="gzip").status_code == 200
+    assert nanos(gateway) == WHOLE
+
+
+def test_a_small_model_that_is_not_allowed_is_not_asked(start: Start, backend: ScriptedBackend) -> None:
+    new = tree(backend, models=["m"])
+    new["models"][0]["offload_to"] = "other"
+    gateway = start(new)
+    room, asked = gateway.app.offloading, []
+    room.library.partitions, known = lambda *given: asked.append(given) or (), room.library.partitions
+    try:
+        assert gateway.ask("What is the capital of France?").status_code == 200
+        assert asked == []
+        reload(gateway, {**new, "tenants": [{"name": "acme", "keys": ["test"]}]})
+        assert gateway.ask("What is the capital of Spain?").status_code == 200
+        assert len(asked) == 1
+    finally:
+        room.library.partitions = known
+
+
 def test_a_hard_budget_refuses_engines_and_not_the_cache(start: Start, backend: ScriptedBackend) -> None:
     reserved = (100 * 1000 + 256 * 10_000) / 1e9  # more than a first question is expected to cost
     gateway = start(tree(backend, budget={"period": "day", "soft": 0.000_01, "hard": reserved}))

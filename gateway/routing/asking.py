@@ -86,5 +86,5 @@ class Asking:
         incoming.close()
         backend = attempt.lease.backend
         backend.stream_usage = False
-        attempt.sent = trip.prepare(model, backend)
+        attempt.sent = trip.sent(model, backend)
         return await self._ask(trip, attempt)

@@ -139,15 +139,20 @@ class Trip:
     def attempt(self, model: Model, lease: Lease) -> Attempt:
         """One more, at the backend of this lease."""
         try:
-            sent = self.prepare(model, lease.backend)
+            sent = self.sent(model, lease.backend)
         except BaseException:
             give_back(lease, self.clock())
             raise
-        if self.x.grant is not None:
-            sent.headers["Accept-Encoding"] = "identity"  # what it costs is read from its end
         self.attempts += 1
         self.tried.add(lease.backend.id)
         return Attempt(lease, sent, self.clock)
+
+    def sent(self, model: Model, backend: Backend) -> Sent:
+        """What a backend is sent."""
+        sent = self.prepare(model, backend)
+        if self.x.grant is not None:
+            sent.headers["Accept-Encoding"] = "identity"  # what it costs is read from its end
+        return sent
 
 
 def give_back(lease: Lease, now: float) -> None:
