@@ -106,6 +106,7 @@ class App:
         if config.store.kind == "redis":
             self._spawn(self.offloading.follow())
         self._spawn(self.savings.run())
+        self._spawn(self.counts.run())
         self._spawn(self.rehearsal.run())
         self._spawn(self.sampling.run())
         if config.store.kind != "memory":
@@ -171,6 +172,10 @@ class App:
         )
         self.tenants = Tenants(build.keys(config), await self._secret())
         self._priorities = build.priorities(config)
+        self.counts = build.counts(config.store, self.store)
+        await self.counts.open()
+        self.limits = build.limits(self.counts, lambda: self.fleet)
+        self.limits.configure(build.limit_terms(config))
         self.asker = Asker(
             self.fleet,
             self.dispatch,
@@ -287,6 +292,7 @@ class App:
             self.dispatch,
             self.recorder,
             self.receipts,
+            self.limits,
             feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading, self.savings).take,
             readiness=self.readiness,
             max_body=limits.body,
@@ -325,6 +331,7 @@ class App:
             tenants=self.tenants,
             ask=self._ask_self,
             compiled=lambda book: build.policy(book, self.verifier),
+            usage=lambda: readings.tenants(self.tenants, self.limits, self._priority),
             further=transfer_routes(self.transfer, lambda: self.index_loaded),
         ).application()
         runner = web.AppRunner(
@@ -488,6 +495,7 @@ class App:
         if self.offloading.ready:
             await self.offloading.save_all()
         await self.savings.save()
+        await self.counts.close()
         await self.writer.close()
         await self.worker.close()
         await self.store.close()
@@ -506,6 +514,7 @@ class App:
                 self.fleet.replace(build.models(config))
                 self.tenants.replace(build.keys(config))
                 self._priorities = build.priorities(config)
+                self.limits.configure(build.limit_terms(config))
                 self.offloading.configure(build.pairs(config), build.offload_tenants(config))
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
@@ -555,6 +564,7 @@ class App:
         yield from readings.offloaded(self.offloading, self.rehearsal)
         yield from readings.trusted(self.sampling)
         yield from readings.told(self.exporter, self.savings, up=self.store_open and not self.writer.failing)
+        yield from readings.limited(self.limits)
 
 
 async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:

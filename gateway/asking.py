@@ -167,6 +167,7 @@ def aside(x: Exchange, request: Request) -> Exchange:
         x.headers,
         x.query,
         tenant=x.tenant,
+        grant=x.grant,
         request=request,
         ruling=x.ruling,
         plan=x.plan,

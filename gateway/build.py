@@ -3,9 +3,11 @@
 Part of the composition layer: only this file and `gateway.app` name concrete adapters. Nothing is started here.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.cache.guard import CHECKS, Guard
@@ -15,7 +17,6 @@ from gateway.config import (
     BackendConfig,
     Config,
     EmbedderConfig,
-    Limits,
     ModelConfig,
     OffloadConfig,
     OtelConfig,
@@ -23,9 +24,15 @@ from gateway.config import (
     StoreConfig,
     TrustConfig,
 )
+from gateway.config import Limits as ServerLimits
 from gateway.embedding.worker import Worker
+from gateway.exchange import Request, Usage
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder, Verifier
+from gateway.limits.account import Terms as LimitTerms
+from gateway.limits.counts import Counts, MemoryCounts
+from gateway.limits.money import nanos
+from gateway.limits.room import Foreseen, Limits
 from gateway.offload.examples import Examples
 from gateway.offload.pair import Terms as PairTerms
 from gateway.offload.room import Offloading, Tenant
@@ -37,6 +44,7 @@ from gateway.policy.policy import Policy
 from gateway.proof import LEAST
 from gateway.rehearsal import Terms as RehearsalTerms
 from gateway.routing.admission import Queue
+from gateway.routing.estimate import foreseen
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.health import Health
 from gateway.routing.scrape import metrics_url
@@ -45,6 +53,7 @@ from gateway.routing.strategies import strategy
 from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
 from gateway.sampling import Terms as SamplingTerms
+from gateway.tenant import Listed
 from gateway.tracing.trace import SpanExport, Tracer
 from gateway.tracing.trace import Terms as TraceTerms
 from gateway.trust.room import Terms as TrustTerms
@@ -89,7 +98,7 @@ def worker(config: EmbedderConfig, partitions: Partitions) -> Worker:
     )
 
 
-def upstream(limits: Limits) -> Upstream:
+def upstream(limits: ServerLimits) -> Upstream:
     return Upstream(
         connections=limits.connections,
         connect=limits.connect_seconds,
@@ -232,8 +241,64 @@ def offload_tenants(config: Config) -> dict[str, Tenant]:
     }
 
 
-def keys(config: Config) -> list[tuple[str, str]]:
-    return [(key, tenant.name) for tenant in config.tenants for key in tenant.keys]
+def keys(config: Config) -> list[Listed]:
+    return [
+        Listed(key.key, tenant.name, key.label, math.inf if key.expires is None else _unix(key.expires))
+        for tenant in config.tenants
+        for key in tenant.listed
+    ]
+
+
+def _unix(moment: datetime) -> float:
+    """Seconds; a moment that names no zone is UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def counts(config: StoreConfig, store: DocumentStore) -> Counts:
+    """Where tenants' use is counted: on the Redis that replicas share, or in this process."""
+    if config.kind != "redis":
+        return MemoryCounts(store)
+    from gateway.storage.redis import RedisStore
+    from gateway.storage.redis_counts import RedisCounts
+
+    own = RedisStore(config.url, max_connections=64)  # its connections are not those of documents
+    return RedisCounts(own._client, namespace=config.namespace)
+
+
+def limits(counted: Counts, fleet: Callable[[], Fleet]) -> Limits:
+    """The room of limits. What a request will cost is foreseen as routing foresees it."""
+
+    def foresee(request: Request | None) -> Foreseen:
+        model = None if request is None else fleet().find(request.model)
+        if request is None or model is None:
+            return Foreseen(0, 0, 0.0)
+        prompt, output = foreseen(request, model.name, fleet().lengths)
+        if request.uncacheable == "pass-through":  # it may be no generation at all
+            output = 0
+        return Foreseen(prompt, output, model.cost(Usage(prompt, output)))
+
+    def entry(name: str) -> str | None:
+        model = fleet().find(name)
+        return None if model is None else model.name
+
+    return Limits(counted, foresee, entry)
+
+
+def limit_terms(config: Config) -> dict[str, LimitTerms]:
+    """By tenant's id; nothing for those that are not limited."""
+    terms = {}
+    for tenant in config.tenants:
+        budget = tenant.budget
+        terms[f"t:{tenant.name}"] = LimitTerms(
+            requests=tenant.limits.requests_per_minute,
+            tokens=tenant.limits.tokens_per_minute,
+            in_flight=tenant.limits.in_flight,
+            period="month" if budget is None else budget.period,
+            soft=None if budget is None or budget.soft is None else nanos(budget.soft),
+            hard=None if budget is None or budget.hard is None else nanos(budget.hard),
+            models=None if tenant.models is None else frozenset(tenant.models),
+        )
+    return terms
 
 
 def models(config: Config) -> list[Model]:

@@ -1,4 +1,4 @@
-"""The command line: serve, validate, schema, doctor, bake, calibrate, verifier, tune, check, cache, import."""
+"""The command line: serve, validate, schema, doctor, keys, bake, calibrate, verifier, tune, check, cache, import."""
 
 import argparse
 import asyncio
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--config", type=Path)
     doctor.add_argument("--backend", action="append", metavar="URL")
     doctor.set_defaults(run=_doctor)
+
+    keys = commands.add_parser("keys", help="API keys of tenants")
+    makings = keys.add_subparsers(required=True, metavar="COMMAND")
+    new = makings.add_parser("new", help="make one: the key for its holder, its hash for gateway.yaml")
+    new.add_argument("--tenant", required=True, help="whose")
+    new.add_argument("--label", default="", help="by which it is known in GET /tenants")
+    new.add_argument("--expires", type=datetime.fromisoformat, help="a date, 2027-01-31, or a moment")
+    new.set_defaults(run=_new_key)
 
     bake = commands.add_parser(
         "bake", help="export the embedding model into a folder, as an image build does"
@@ -330,6 +339,19 @@ def _doctor(options: argparse.Namespace) -> int:
     from gateway.doctor import examine
 
     return asyncio.run(examine(_config(options)))
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    from gateway import keys
+
+    key = keys.generate()
+    row = {"key": str(keys.hashed(key)), "label": options.label}
+    row |= {"expires": options.expires.isoformat() if options.expires else ""}
+    print("For its holder, shown this once:", file=sys.stderr)
+    print(key)
+    print(f"\nFor gateway.yaml, under the keys of '{options.tenant}':", file=sys.stderr)
+    print("- " + json.dumps({name: value for name, value in row.items() if value}))
+    return 0
 
 
 def _bake(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Unknown keys are refused, `${NAME}` and `${NAME:-default}` are resolved, relativ
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from gateway import keys
 from gateway.patterns import compile_pattern
 
 Strategy = Literal[
@@ -163,9 +165,42 @@ class AdaptConfig(_Section):
     false_hit_limit: float = Field(0.05, gt=0, le=1)  # beyond it a category is frozen at its own policy
 
 
+class KeyConfig(_Section):
+    key: str  # itself, or its hash as `keys new` prints it
+    label: str = Field("", max_length=64)
+    expires: datetime | None = None  # UTC where it says nothing else
+
+
+class TenantLimits(_Section):
+    """What a tenant may use; None: as much as it likes."""
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    in_flight: int | None = Field(None, ge=1)
+
+
+class BudgetConfig(_Section):
+    """Dollars a period, by the models' prices."""
+
+    period: Literal["day", "month"] = "month"  # UTC
+    soft: float | None = Field(None, gt=0, le=1e6)  # beyond it the operator and the caller are told
+    hard: float | None = Field(None, gt=0, le=1e6)  # beyond it no engine is asked
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BudgetConfig":
+        if self.soft is None and self.hard is None:
+            raise ValueError("say soft, hard or both")
+        if self.soft is not None and self.hard is not None and self.soft > self.hard:
+            raise ValueError("soft is above hard")
+        return self
+
+
 class TenantConfig(_Section):
     name: str = Field(min_length=1, max_length=128)
-    keys: tuple[str, ...] = Field(min_length=1)
+    keys: tuple[str | KeyConfig, ...] = Field(min_length=1)
+    models: tuple[str, ...] | None = Field(None, min_length=1)  # that it may ask for; None: all
+    limits: TenantLimits = TenantLimits()
+    budget: BudgetConfig | None = None
     priority: Priority = "standard"
     offload: bool = True  # small models may answer
     share_examples: bool = False  # with other tenants that share theirs
@@ -180,10 +215,19 @@ class TenantConfig(_Section):
 
     @field_validator("keys")
     @classmethod
-    def _not_empty(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not key.strip() for key in keys):
-            raise ValueError("a key is empty")
-        return keys
+    def _usable(cls, listed: tuple[str | KeyConfig, ...]) -> tuple[str | KeyConfig, ...]:
+        for each in listed:
+            key = each if isinstance(each, str) else each.key
+            if not key.strip():
+                raise ValueError("a key is empty")
+            if keys.is_hash(key):
+                keys.read(key)
+        return listed
+
+    @property
+    def listed(self) -> list[KeyConfig]:
+        """Its keys, all in the long form."""
+        return [KeyConfig(key=each) if isinstance(each, str) else each for each in self.keys]
 
 
 class EmbedderConfig(_Section):
@@ -341,7 +385,13 @@ class Config(_Section):
             raise ValueError(f"models: fallback names no listed model: {', '.join(sorted(unknown))}")
         self._check_offload({m.name for m in self.models})
         _refuse_repeats("tenants", [t.name for t in self.tenants])
-        _refuse_repeats("tenants.keys", [key for t in self.tenants for key in t.keys], secret=True)
+        listed = [each.key for t in self.tenants for each in t.listed]
+        known = [keys.read(key).id if keys.is_hash(key) else key for key in listed]
+        _refuse_repeats("tenants.keys", known, secret=True)
+        names = {m.name for m in self.models}
+        allowed = {name for t in self.tenants for name in t.models or ()}
+        if "*" not in names and allowed - names:
+            raise ValueError(f"tenants.models names no listed model: {', '.join(sorted(allowed - names))}")
         return self
 
     def _check_offload(self, names: set[str]) -> None:

@@ -306,6 +306,9 @@ class Exchange:
     query: str = ""  # server: raw, with its question mark
     started: float = field(default_factory=time.perf_counter)  # server
     tenant: str = ""  # tenant
+    models: frozenset[str] | None = None  # limits: those that may answer; None: any
+    grant: Any = None  # limits: leave for this request, where something is counted
+    withheld: GatewayError | None = None  # limits: why no engine may be asked, though the cache may
     request: Request | None = None  # wire
     exact: bytes = b""  # wire
     partition: bytes = b""  # wire

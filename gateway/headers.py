@@ -17,6 +17,8 @@ def tell(x: Exchange, headers: Any) -> None:
     """Add the gateway's headers to a response about to be sent."""
     headers["X-Request-Id"] = x.request_id
     decision = x.decision
+    if x.grant is not None:
+        x.grant.tell(headers, free=isinstance(decision, Reuse | Join))
     if decision is None:
         return
     headers["x-gateway-decision"] = decision.word

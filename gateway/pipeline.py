@@ -308,7 +308,7 @@ class Pipeline:
         x.candidates, x.threshold, x.similarity = choice.candidates, choice.threshold, choice.similarity
         x.agreed = choice.agreed
         if not x.explained:
-            x.explored = self._trusting.looked(x)
+            x.explored = self._trusting.looked(x) and x.withheld is None
         if x.explored:
             return self._forward(x, "explore")
         if choice.entry is not None:
@@ -326,6 +326,8 @@ class Pipeline:
                 NotCached("The answer is not in the cache, and the request allows nothing else."),
                 "not-cached",
             )
+        if x.withheld is not None and not x.explained:
+            return Refuse(x.withheld, x.withheld.code or "limit")
         return Forward(reason)
 
     def _offload(self, x: Exchange, forward: Forward) -> Decision:
@@ -591,7 +593,9 @@ class Pipeline:
         """Start the upstream call; with a flight, others may read it, and it stays open until stored."""
         self._plan_entry(x)
         request = _request(x)
-        asks_usage = request.stream and (x.entry is not None or request.endpoint == "messages")
+        asks_usage = request.stream and (
+            x.entry is not None or x.grant is not None or request.endpoint == "messages"
+        )
 
         async def run(call: Call) -> None:
             await self._forward_to_engine(x, model, call, asks_usage)

@@ -4,13 +4,17 @@ small models.
 Reads only; a name here is a line in docs/operations.md.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway import log
 from gateway.cache.cache import Cache
 from gateway.embedding.worker import Worker
+from gateway.limits.money import dollars
+from gateway.limits.room import Limits
 from gateway.metrics import Labels, Reading
 from gateway.offload.pair import Pair
 from gateway.offload.room import Offloading
@@ -25,7 +29,10 @@ from gateway.sampling import Sampling
 from gateway.savings import Savings
 from gateway.server import Server
 from gateway.storage.writer import Writer
+from gateway.tenant import Tenants
 from gateway.tracing.trace import SpanExport
+
+_TENANTS = 1000  # that have series of their own
 
 Values = list[tuple[Labels, float]]
 
@@ -195,6 +202,58 @@ def told(exporter: SpanExport | None, savings: Savings, *, up: bool) -> Iterator
     yield from _counters(("gateway_savings_failures", "Savings not saved or read.", savings.failures))
     spans = [] if exporter is None else by(exporter.counts)
     yield "gateway_trace_spans", "Spans, by what became of them.", "counter", ("outcome",), spans
+
+
+def limited(limits: Limits) -> Iterator[Reading]:
+    """What tenants use of what they may. One series a configured tenant; beyond a thousand the rest go together."""
+    shown = {id: id.removeprefix("t:") for id in list(limits.terms)[:_TENANTS]}
+
+    def summed(counts: Iterable[tuple[Labels, float]]) -> Values:
+        sums: dict[Labels, float] = {}
+        for (id, *rest), value in counts:
+            labels = (shown.get(id, "*"), *rest)
+            sums[labels] = sums.get(labels, 0.0) + value
+        return list(sums.items())
+
+    label = ("tenant",)
+    text = "Requests of limited tenants that were let in."
+    yield "gateway_tenant_requests", text, "counter", label, summed(by(limits.admitted))
+    refused = ((key, float(count)) for key, count in limits.refused.items())
+    yield "gateway_tenant_refused", "Requests refused.", "counter", ("tenant", "reason"), summed(refused)
+    yield "gateway_tenant_tokens", "Tokens charged.", "counter", label, summed(by(limits.tokens))
+    spent = (((id,), dollars(nanos)) for id, nanos in limits.nanos.items())
+    yield "gateway_tenant_dollars", "Dollars charged.", "counter", label, summed(spent)
+    budgets = [(shown[id], terms, limits.seen(id)) for id, terms in limits.terms.items() if id in shown]
+    known = [(name, terms, seen.spent) for name, terms, seen in budgets if seen is not None]
+    left = [((n,), dollars(terms.hard - used)) for n, terms, used in known if terms.hard is not None]
+    yield "gateway_tenant_budget_left_dollars", "Dollars left of the hard limit.", "gauge", label, left
+    soft = [((n,), float(used > terms.soft)) for n, terms, used in known if terms.soft is not None]
+    yield "gateway_tenant_over_soft", "1 while over the soft limit.", "gauge", label, soft
+    yield from _counters(
+        ("gateway_limits_local", "Requests counted here as the store was away.", limits.counts.local),
+        ("gateway_limits_failures", "Times the store could not count.", limits.counts.failures),
+    )
+
+
+async def tenants(tenants: Tenants, limits: Limits, priority: Callable[[str], str]) -> dict[str, Any]:
+    """As the admin API tells them; never a key, nor its hash."""
+    keys: dict[str, list[dict[str, Any]]] = {}
+    for key in tenants.keys:
+        told = {"label": key.label, "expires": _date(key.expires), "uses": key.uses, "used": _date(key.used)}
+        keys.setdefault(key.tenant, []).append(told)
+    states = await limits.state()
+    return {
+        "tenants": [
+            {"name": name, "priority": priority(name), "keys": listed, **states.get(f"t:{name}", {})}
+            for name, listed in keys.items()
+        ]
+    }
+
+
+def _date(seconds: float) -> str | None:
+    if not 0 < seconds < math.inf:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def status(cache: Cache, policy: LivePolicy) -> dict[str, Any]:

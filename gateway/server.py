@@ -32,6 +32,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Controls, Endpoint, Exchange, Forward, Refuse, Reply, Request
 from gateway.headers import tell
+from gateway.limits.room import Limits
 from gateway.pipeline import Pipeline
 from gateway.record import Receipts, Recorder
 from gateway.routing.dispatch import Dispatch
@@ -76,6 +77,7 @@ class Server:
         dispatch: Dispatch,
         recorder: Recorder,
         receipts: Receipts,
+        limits: Limits,
         *,
         feedback: Callable[[str, Any], Any],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
@@ -92,6 +94,7 @@ class Server:
         self._dispatch = dispatch
         self._recorder = recorder
         self._receipts = receipts
+        self._limits = limits
         self._feedback = feedback
         self._readiness = readiness
         self._max_body = max_body
@@ -120,6 +123,7 @@ class Server:
             return await self._handle(request, x)
         finally:
             self.in_flight -= 1
+            self._limits.over(x)
 
     async def _handle(self, request: web.BaseRequest, x: Exchange) -> web.StreamResponse:
         try:
@@ -170,6 +174,7 @@ class Server:
         else:
             await asyncio.to_thread(self._open, x, endpoint, raw)
         x.marks["parse"] = time.perf_counter() - x.started
+        await self._limits.admit(x, x.request)
         reply = await self._pipeline.answer(x)
         self._receipts.remember(x)
         if endpoint == "messages":
@@ -221,16 +226,21 @@ class Server:
 
     async def _models(self, x: Exchange, wanted: str) -> Reply:
         """The models clients may ask for; behind "*", those of its engine as well."""
-        known = {m.name: _model_card(m.name) for m in self._fleet.models if m.name != "*"}
+
+        def allowed(name: str) -> bool:
+            return self._limits.allows(x.tenant, name)
+
+        known = {m.name: _model_card(m.name) for m in self._fleet.models if m.name != "*" and allowed(m.name)}
         wildcard = next((m for m in self._fleet.models if m.name == "*"), None)
-        if wildcard is not None and wanted not in known:
+        if wildcard is not None and wanted not in known and (not wanted or allowed(wanted)):
             backend = wildcard.backends[0]
             try:
                 headers = self._headers(x, backend)
                 headers["Accept-Encoding"] = "identity"  # it is read here, not passed on
                 listed = await self._dispatch.fetch_json(backend, "/models", headers, 5.0)
                 for card in listed["data"]:
-                    known.setdefault(str(card["id"]), card)
+                    if allowed(str(card["id"])):
+                        known.setdefault(str(card["id"]), card)
             except (GatewayError, KeyError, TypeError) as error:
                 log.warning("the engine's models are unknown: %s", error)
         if not wanted:
@@ -268,6 +278,9 @@ class Server:
         elif request.body_exists:
             await _continue(request)
             body, once = self._upload(request), True
+        await self._limits.admit(x, named, blind=request.body_exists and named is None)
+        if x.withheld is not None:
+            raise x.withheld
 
         def prepare(asked: Model, backend: Backend) -> Sent:
             name = backend.model or (asked.name if asked is not model else None)

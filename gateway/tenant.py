@@ -1,32 +1,84 @@
 """Whose request is this? API key → tenant id, the first part of every fingerprint.
 
-With tenants configured an unknown key never gets through. With none, each distinct set of client
+With tenants configured an unknown or expired key never gets through. With none, each distinct set of client
 credentials is a tenant of its own, so that nobody is served what their key could not have bought.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import hmac
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from gateway import keys
 from gateway.errors import Unauthorized
 
 _CREDENTIALS = ("Authorization", "api-key", "x-api-key", "OpenAI-Organization", "OpenAI-Project")
+_INDEX = 8  # bytes of a plain key's digest by which its row is found
+
+
+class Listed(NamedTuple):
+    """One key of the configuration, plain or as its hash."""
+
+    key: str
+    tenant: str
+    label: str = ""
+    expires: float = math.inf  # unix seconds
+
+
+@dataclass(eq=False, slots=True)
+class Key:
+    """A key as it is recognised: whose it is, and never what it is."""
+
+    tenant: str
+    label: str
+    expires: float
+    salt: bytes
+    digest: bytes
+    uses: int = 0
+    used: float = 0.0  # unix seconds; 0: never since the start
 
 
 class Tenants:
     """Resolves request headers to a tenant.
 
     Args:
-        keys: (API key, tenant name) of every configured key; empty means open mode.
+        listed: every configured key; none means open mode.
         secret: 32 random bytes, kept in the store, so that open-mode tenants survive a restart.
     """
 
-    def __init__(self, keys: Sequence[tuple[str, str]], secret: bytes) -> None:
+    def __init__(
+        self, listed: Sequence[Listed], secret: bytes, clock: Callable[[], float] = time.time
+    ) -> None:
         self._secret = secret
-        self.replace(keys)
+        self._clock = clock
+        self._salt = secrets.token_bytes(16)  # of plain keys; as nobody knows it, look-ups tell nothing
+        self._rows: dict[str | bytes, Key] = {}
+        self.replace(listed)
 
-    def replace(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Adopt a new list of keys."""
-        self._names = {self._digest(key): name for key, name in keys}
+    def replace(self, listed: Sequence[Listed]) -> None:
+        """Adopt a new list of keys; those that stay keep their counts."""
+        before = {(key.tenant, key.label): key for key in self._rows.values()}
+        rows: dict[str | bytes, Key] = {}
+        count: Counter[str] = Counter()
+        for each in listed:
+            if keys.is_hash(each.key):
+                index, salt, digest = keys.read(each.key)
+                row = Key(each.tenant, each.label or index, each.expires, salt, digest)
+                rows[index] = row
+            else:
+                digest = keys.digest(each.key, self._salt)
+                label = each.label or f"key {count[each.tenant] + 1}"
+                row = rows[digest[:_INDEX]] = Key(each.tenant, label, each.expires, self._salt, digest)
+            count[each.tenant] += 1
+            known = before.get((row.tenant, row.label))
+            if known is not None:
+                row.uses, row.used = known.uses, known.used
+        self._rows = rows
 
     def rekey(self, secret: bytes) -> None:
         """Adopt the secret of a store that came late."""
@@ -34,11 +86,16 @@ class Tenants:
 
     @property
     def open(self) -> bool:
-        return not self._names
+        return not self._rows
+
+    @property
+    def keys(self) -> list[Key]:
+        """All of them, in the order of the configuration."""
+        return list(self._rows.values())
 
     def knows(self, tenant: str) -> bool:
         """Whether an id can be somebody's, as things stand."""
-        return tenant.startswith("k:") if self.open else tenant[2:] in self._names.values()
+        return tenant.startswith("k:") if self.open else any(f"t:{key.tenant}" == tenant for key in self.keys)
 
     @property
     def mark(self) -> str:
@@ -49,27 +106,36 @@ class Tenants:
         """The tenant's id: `t:<name>`, or in open mode `k:<keyed hash>`.
 
         Raises:
-            Unauthorized: tenants are configured and no listed key was given.
+            Unauthorized: tenants are configured, and no listed key was given or it has expired.
         """
-        if not self._names:
+        if not self._rows:
             return self._anonymous(headers)
-        # Looking up a SHA-256 takes the same time for near and far misses: the digest, not the key, is compared.
-        name = self._names.get(self._digest(_api_key(headers)))
-        if name is None:
-            raise Unauthorized(
-                "Incorrect API key provided." if _api_key(headers) else "You didn't provide an API key."
-            )
-        return f"t:{name}"
+        given = _api_key(headers)
+        key = self._find(given)
+        if key is None:
+            raise Unauthorized("Incorrect API key provided." if given else "You didn't provide an API key.")
+        now = self._clock()
+        if now >= key.expires:  # told only to who has the key
+            raise Unauthorized("The API key has expired.", code="expired_api_key")
+        key.uses += 1
+        key.used = now
+        return f"t:{key.tenant}"
+
+    def _find(self, given: str) -> Key | None:
+        """The row of a key: found by its public part, or by a few bytes of a digest nobody else can compute."""
+        id = keys.id_of(given)
+        row = None if id is None else self._rows.get(id)
+        if row is not None:
+            return row if hmac.compare_digest(row.digest, keys.digest(given, row.salt)) else None
+        digest = keys.digest(given, self._salt)
+        row = self._rows.get(digest[:_INDEX])
+        return row if row is not None and hmac.compare_digest(row.digest, digest) else None
 
     def _anonymous(self, headers: Mapping[str, str]) -> str:
         # A header's value holds no line feed, so none can run into the next.
         given = "\n".join([headers.get(name, "") for name in _CREDENTIALS]).encode("utf-8", "surrogatepass")
         mac = hashlib.blake2b(given, key=self._secret, digest_size=16)
         return f"k:{mac.hexdigest()}"
-
-    @staticmethod
-    def _digest(key: str) -> bytes:
-        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def _api_key(headers: Mapping[str, str]) -> str:

@@ -14,11 +14,11 @@ FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 # Each layer may import from those before it; rooms share one layer, and within it only themselves.
 LAYERS = [
-    {"patterns"},
+    {"patterns", "keys"},
     {"errors", "config"},
     {"exchange"},
     {"interfaces"},
-    {"wire", "tenant", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
+    {"wire", "tenant", "limits", "classify", "policy", "cache", "embedding", "index", "offload", "routing", "storage", "metrics",
      "log", "calibration", "trust", "verifier", "savings", "tracing"},
     {"proof", "charts", "traffic"},
     {"asking", "journal"},
@@ -38,6 +38,7 @@ LAYERS = [
 ALLOWED = {
     ("embedding", "index"): "the worker owns the indexes",
     ("policy", "cache"): "a policy names the guard's checks and an entry's terms",
+    ("storage", "limits"): "Redis counts as the room does, which goes on where Redis cannot be asked",
     ("offload", "wire"): "an example is read from an answer, and a request made anew",
     ("policy", "calibration"): "one least similarity, written or learned",
     ("trust", "calibration"): "one conformal bound, offline and online",

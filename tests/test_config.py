@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from gateway import keys
 from gateway.config import ConfigFault, build, load
 
 MODELS = [{"name": "m", "backends": [{"url": "http://engine:8000/v1/"}]}]
@@ -50,6 +51,27 @@ def test_an_empty_or_shared_key_is_refused_without_being_shown() -> None:
     message = faults({"models": MODELS, "tenants": shared})
     assert "listed twice" in message
     assert "sk-secret" not in message.split("input_value")[0]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "reason"),
+    [
+        ({"keys": ["blake2b:0:1:2"]}, "not a key's hash"),
+        ({"keys": [{"key": "a"}, "a"]}, "listed twice"),
+        ({"keys": ["a"], "models": ["x"]}, "tenants.models names no listed model: x"),
+        ({"keys": ["a"], "budget": {"soft": 2, "hard": 1}}, "soft is above hard"),
+        ({"keys": ["a"], "budget": {}}, "say soft, hard or both"),
+        ({"keys": ["a"], "limits": {"in_flight": 0}}, "limits.in_flight"),
+    ],
+)
+def test_what_a_tenant_cannot_have_is_refused(tenant: dict[str, Any], reason: str) -> None:
+    assert reason in faults({"models": MODELS, "tenants": [{"name": "a", **tenant}]})
+
+
+def test_one_generated_key_is_not_listed_under_two_hashes() -> None:
+    key = keys.generate()
+    listed = [str(keys.hashed(key)), {"key": str(keys.hashed(key))}]
+    assert "listed twice" in faults({"models": MODELS, "tenants": [{"name": "a", "keys": listed}]})
 
 
 def test_offloading_goes_to_another_listed_model() -> None:

@@ -3,13 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Unauthorized
-from gateway.tenant import Tenants
+from gateway.tenant import Listed, Tenants
 
 NAMES = ("Authorization", "api-key", "x-api-key", "OpenAI-Organization", "OpenAI-Project")
 
 
 def test_a_listed_key_names_its_tenant_however_it_is_sent() -> None:
-    tenants = Tenants([("sk-1", "acme"), ("sk-2", "acme"), ("sk-3", "zeta")], b"s" * 32)
+    tenants = Tenants([Listed("sk-1", "acme"), Listed("sk-2", "acme"), Listed("sk-3", "zeta")], b"s" * 32)
     assert tenants.resolve({"Authorization": "Bearer sk-1"}) == "t:acme"
     assert tenants.resolve({"Authorization": "bearer sk-2"}) == "t:acme"
     assert tenants.resolve({"x-api-key": "sk-3"}) == "t:zeta"
@@ -18,7 +18,7 @@ def test_a_listed_key_names_its_tenant_however_it_is_sent() -> None:
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer nope", "Basic sk-1", "sk-1"])
 def test_an_unknown_or_missing_key_never_gets_through(value: str) -> None:
     with pytest.raises(Unauthorized):
-        Tenants([("sk-1", "acme")], b"s" * 32).resolve({"Authorization": value})
+        Tenants([Listed("sk-1", "acme")], b"s" * 32).resolve({"Authorization": value})
 
 
 credentials = st.fixed_dictionaries(

@@ -114,6 +114,9 @@ def document() -> dict[str, Any]:
                 "parameters": [_path("category", {"type": "string"})],
                 "get": _read("readTrustOf", "The same of one category.", missing=True),
             },
+            "/tenants": {
+                "get": _read("readTenants", "Every tenant: its keys' labels, its limits, what is used.")
+            },
             "/backends": {"get": _read("readBackends", "Every backend, its counters and its standing.")},
             "/backends/{id}/drain": {
                 "parameters": [_path("id", {"type": "string"})],

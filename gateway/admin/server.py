@@ -68,6 +68,7 @@ class AdminServer:
         ask: sends a request to the data port.
         compiled: a book's policy as it would serve.
         further: routes of rooms that bring their own.
+        usage: the answer of `GET /tenants`.
         hosts: names beside loopback and bare addresses that browsers may use.
     """
 
@@ -92,6 +93,7 @@ class AdminServer:
         tenants: Tenants,
         ask: Ask,
         compiled: Callable[[Book], Policy],
+        usage: Callable[[], Awaitable[dict[str, Any]]],
         further: Iterable[web.RouteDef] = (),
     ) -> None:
         self._further = further
@@ -112,6 +114,7 @@ class AdminServer:
         self._traffic = traffic
         self._compiled = compiled
         self._console = Console(cache, traffic, tenants, self._explained, ask, _entry)
+        self._usage = usage
 
     def application(self) -> web.Application:
         """The aiohttp application, ready to be served."""
@@ -141,6 +144,7 @@ class AdminServer:
                 web.get("/savings", self._read_savings),
                 web.get("/trust", self._read_trust),
                 web.get("/trust/{category}", self._read_trust_in),
+                web.get("/tenants", self._read_tenants),
                 web.get("/backends", self._backends),
                 web.post("/backends/{id:.+}/drain", self._drain),
                 web.post("/backends/{id:.+}/enable", self._enable),
@@ -467,6 +471,10 @@ class AdminServer:
         if name not in known:
             raise NotFound(f"No semantic hits are judged in '{name[:100]}'.", code="category_not_found")
         return _answer({"name": name, **known[name]})
+
+    async def _read_tenants(self, request: web.Request) -> web.Response:
+        """Names, labels, limits and use; never a key, nor its hash."""
+        return _answer(await self._usage())
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _answer(

@@ -119,7 +119,10 @@ class Offloading:
         """The index's partitions in which examples for this request may lie; none: it is not for a small model."""
         request, tenant = x.request, self._tenant(x.tenant)
         assert request is not None
-        if not self.ready or not tenant.offload or not _fit(request) or self.pair_of(request.model) is None:
+        pair = self.pair_of(request.model)
+        if not self.ready or not tenant.offload or not _fit(request) or pair is None:
+            return ()
+        if x.models is not None and pair.terms.small not in x.models:
             return ()
         return self.library.partitions(x.tenant, request.model)
 

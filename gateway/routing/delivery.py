@@ -18,22 +18,25 @@ async def deliver(attempt: Attempt, into: Into) -> None:
     incoming = attempt.incoming
     assert incoming is not None
     into.begin(incoming.status, incoming.headers)
-    for chunk in incoming.chunks:
-        await into.feed(chunk)
     tail, events = b"".join(incoming.chunks[-2:]), None
     if attempt.sse:
         events = sum(chunk.count(b"\n\n") for chunk in incoming.chunks)
-    while not incoming.ended:
-        chunk = await incoming.read()
-        tail = chunk if len(chunk) > _TAIL else tail[-_TAIL:] + chunk
-        await into.feed(chunk)
-        if events is not None:
-            events += chunk.count(b"\n\n")
-            attempt.lease.progress(events, attempt.now())
-    if attempt.span is not None:
-        attempt.span.read(b"".join(incoming.chunks[:2]), tail)
-    prompt, output = into.spent = _spent(tail)
-    attempt.done(incoming.status, prompt, output if output is not None else events or None)
+    try:
+        for chunk in incoming.chunks:
+            await into.feed(chunk)
+        while not incoming.ended:
+            chunk = await incoming.read()
+            tail = chunk if len(chunk) > _TAIL else tail[-_TAIL:] + chunk
+            if events is not None:
+                events += chunk.count(b"\n\n")
+                attempt.lease.progress(events, attempt.now())
+            await into.feed(chunk)
+        if attempt.span is not None:
+            attempt.span.read(b"".join(incoming.chunks[:2]), tail)
+    finally:  # as far as it came
+        prompt, output = _spent(tail)
+        into.spent = prompt, output if output is not None else events or None
+    attempt.done(incoming.status, *into.spent)
 
 
 def _spent(tail: bytes) -> tuple[int | None, int | None]:

@@ -16,6 +16,7 @@ from multidict import CIMultiDict
 from gateway.errors import BadRequest, NotFound, Overloaded
 from gateway.exchange import Exchange, Priority
 from gateway.routing.asking import Asking
+from gateway.routing.charge import charged
 from gateway.routing.delivery import deliver
 from gateway.routing.estimate import estimate
 from gateway.routing.fleet import Fleet, Lease, Model
@@ -102,23 +103,32 @@ class Dispatch:
         trip = Trip(
             x, model, account, method, path, prepare, into, once, hold, x.work, self._clock, self._over
         )
+        with charged(trip, self._fleet.model):
+            await self._sent(trip)
+
+    async def _sent(self, trip: Trip) -> None:
+        """By the first model of the chain that answers, or else what the last one said."""
         refusal: Overloaded | None = None
-        for asked in self._chain(model, once):
+        for asked in self._chain(trip):
             try:
                 await self._ask(asked, trip)
                 return
             except Overloaded as full:
                 refusal = refusal or full
             except BadRequest:  # the request has no form in this model's API
-                if asked is model:
+                if asked is trip.model:
                     raise
             except Failed:
                 break
         await self._give_up(trip, refusal)
 
-    def _chain(self, model: Model, once: bool) -> Iterator[Model]:
-        yield model
-        for name in model.fallback if not once else ():
+    def _chain(self, trip: Trip) -> Iterator[Model]:
+        """The model asked for, and its fallbacks that this tenant may be answered by."""
+        yield trip.model
+        allowed = trip.x.models
+        for name in trip.model.fallback if not trip.once else ():
+            if allowed is not None and name not in allowed:
+                continue
             try:
                 yield self._fleet.model(name)
             except NotFound:  # gone with a reload

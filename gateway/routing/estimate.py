@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gateway.exchange import Exchange, Priority, Work
+from gateway.exchange import Exchange, Priority, Request, Work
 from gateway.routing.fleet import Model
 from gateway.routing.prefix import ENDS, blocks
 from gateway.routing.work import Lengths
@@ -27,14 +27,14 @@ def estimate(
     session = get("x-gateway-session", "")[:_LONGEST_NAME]
     if request is None:
         return Work(0, 1, model.name, category, x.tenant, urgency, deadline, session, stream=stream)
-    size, name = len(request.raw), model.name
-    embeds = request.endpoint == "embeddings"
+    size = len(request.raw)
+    prompt, output = foreseen(request, model.name, lengths, category)
     # With one backend all prompts go to one cache, and nothing depends on what is in it.
     several = len(model.backends) > 1
     return Work(
-        prompt=lengths.prompt(name, size),
-        output=1 if embeds else lengths.output(name, category, _bound(request.fields)),
-        model=name,
+        prompt=prompt,
+        output=output,
+        model=model.name,
         category=category,
         tenant=x.tenant,
         priority=urgency,
@@ -45,6 +45,14 @@ def estimate(
         size=size,
         stream=stream,
     )
+
+
+def foreseen(request: Request, model: str, lengths: Lengths, category: str = "") -> tuple[int, int]:
+    """Tokens of prompt and output."""
+    prompt = lengths.prompt(model, len(request.raw))
+    if request.endpoint == "embeddings":
+        return prompt, 1
+    return prompt, lengths.output(model, category, _bound(request.fields))
 
 
 def _bound(fields: Mapping[str, Any]) -> int | None:

@@ -36,6 +36,7 @@ class Terms:
 class Into(Protocol):
     """Where an answer goes: a Call."""
 
+    status: int  # 0: nothing has come
     backend: str
     fallback: str
     attempts: int
@@ -172,6 +173,8 @@ class Trip:
         sent = self.prepare(model, backend)
         if span is not None:
             span.tell(sent.headers)
+        if self.x.grant is not None:
+            sent.headers["Accept-Encoding"] = "identity"  # what it costs is read from its end
         return sent
 
 
