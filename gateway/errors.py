@@ -104,6 +104,14 @@ class StoreError(Exception):
     """The document store failed; the request goes on without it."""
 
 
+class StoreAway(StoreError):
+    """It cannot be reached, or cannot serve just now: the same call may succeed later."""
+
+
+class Outdated(StoreError):
+    """A purge was announced that the writer has not applied yet: it must catch up first."""
+
+
 class EmbedderBusy(Exception):
     """The embedder's queue is full or its deadline has passed; the semantic step is skipped."""
 
