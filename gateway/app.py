@@ -22,6 +22,7 @@ from gateway import build, readings
 from gateway import log as logs
 from gateway.admin.server import AdminServer
 from gateway.asking import Asker
+from gateway.audit import Audit
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
@@ -48,6 +49,7 @@ from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.rehearsal import Rehearsal
+from gateway.replica import Replica
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Fleet
 from gateway.routing.health import Prober
@@ -102,13 +104,24 @@ class App:
             lambda book: build.policy(book, self.verifier),
             Prototypes.fit,
             self._policy_changed,
+            authority=config.book.authority,
+            keep=config.book.versions,
         )
+        self.audit = Audit(self.store, keep=config.book.audit)
         ledger = Ledger(config.cache.max_bytes, *build.quotas(self.policy.current, config.cache.max_bytes))
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
         self.trust = build.trust(config)
         self.offloading = build.offloading(config, self.worker, self.store, lambda: self.fleet)
+        self.replica = Replica(
+            self.store,
+            self.cache,
+            self.offloading.library,
+            policies=self.policy.follow,
+            since=self._vectors_since,
+        )
+        self.writer.follow(self.replica)
         await self.policy.restore()
         self.fleet = Fleet(build.models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = build.upstream(config.limits)
@@ -171,8 +184,10 @@ class App:
         self._spawn(self._warm())
         self._spawn(self._sweep())
         self._spawn(self.offloading.run())
-        if config.store.kind == "redis":
+        if config.store.kind != "memory":
             self._spawn(self.offloading.follow())
+        self._spawn(self.replica.run())
+        self._spawn(self.audit.run())
         self._spawn(self.rehearsal.run())
         self._spawn(self.sampling.run())
         if config.store.kind != "memory":
@@ -261,6 +276,8 @@ class App:
             receipts=self.receipts,
             offloading=self.offloading,
             sampling=self.sampling,
+            replica=self.replica,
+            audit=self.audit,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -288,15 +305,10 @@ class App:
 
     async def _secret(self) -> bytes:
         try:
-            known = await self.store.get_meta(_SECRET)
-            if known:
-                return known
-            fresh = secrets.token_bytes(32)
-            await self.store.put_meta(_SECRET, fresh)
+            return await self.store.claim_meta(_SECRET, secrets.token_bytes(32))
         except StoreError as error:
             log.warning("open-mode tenants will not survive a restart: %s", error)
             return secrets.token_bytes(32)
-        return fresh
 
     async def _warm(self) -> None:
         """Once the embedder runs: learn the categories, rebuild the index from stored vectors."""
@@ -312,7 +324,7 @@ class App:
                 self.tenants.rekey(await self._secret())
         while not self.index_loaded:
             try:
-                await self.cache.warm(vectors_since=await self._vectors_since())
+                await self.replica.load()
                 await self.offloading.restore()
                 await self.sampling.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored

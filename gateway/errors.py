@@ -68,6 +68,10 @@ class RequestTimeout(GatewayError):
     status, type, code = 408, "invalid_request_error", "request_timeout"
 
 
+class Conflict(GatewayError):
+    status, type, code = 409, "invalid_request_error", "conflict"
+
+
 class PreconditionFailed(GatewayError):
     status, type, code = 412, "invalid_request_error", "precondition_failed"
 

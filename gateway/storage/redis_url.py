@@ -103,7 +103,8 @@ def client(url: str, *, timeout: float, connections: int) -> Any:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return RedisCluster(startup_nodes=nodes, **allowed)
         asked = {name: value for name, value in allowed.items() if name.startswith(("socket_", "ssl"))}
-        sentinels = Sentinel(address.hosts, sentinel_kwargs={**asked, **address.sentinel}, **allowed)
+        named: Any = Sentinel  # not annotated
+        sentinels = named(address.hosts, sentinel_kwargs={**asked, **address.sentinel}, **allowed)
         return sentinels.master_for(address.service, db=address.db)
     except Exception:
         # The parser's message may quote the URL, password and all.
