@@ -92,6 +92,9 @@ class Cache:
         document = self._hot.get(entry.id)
         if document is not None:
             return document
+        if self._queue.away:  # it would take a second to find out again
+            self.store_failures += 1
+            return None
         try:
             async with asyncio.timeout(self._store_seconds):
                 document = await self._store.get(entry.id)
