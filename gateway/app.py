@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +75,22 @@ _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a worker is given by its parent: the listening socket's descriptor, and where its admin port is to be."""
+
+    data: int
+    admin: Path
+
+
 class App:
     """A gateway: built from a configuration, started and stopped as one."""
 
-    def __init__(self, config: Config, *, reread: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self, config: Config, *, reread: Callable[[], Config] | None = None, ports: Ports | None = None
+    ) -> None:
         self.config = config
+        self._given = ports
         self._reread = reread
         self._background: set[asyncio.Task[None]] = set()
         self._runners: list[web.BaseRunner] = []
@@ -120,6 +133,7 @@ class App:
             self.offloading.library,
             policies=self.policy.follow,
             since=self._vectors_since,
+            answer=lambda asked: self.feedback.answer(asked),
         )
         self.writer.follow(self.replica)
         await self.policy.restore()
@@ -178,6 +192,10 @@ class App:
             compare=self.rehearsal.compare,
         )
         self._lines = logs.Lines() if config.log.level in ("debug", "info") else None
+        alone = config.store.kind == "memory"
+        self.feedback = Feedback(
+            self.receipts, self.cache, self.sampling, self.offloading, None if alone else self.replica.ask
+        )
         self.server = self._data_server()
         await self._listen_data()
         await self._listen_admin()
@@ -247,7 +265,7 @@ class App:
             self.dispatch,
             Recorder(self.metrics, self._lines.add if self._lines else None, prompts=self.config.log.prompts),
             self.receipts,
-            feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading).take,
+            feedback=self.feedback.take,
             readiness=self.readiness,
             max_body=limits.body,
             body_seconds=limits.body_seconds,
@@ -261,7 +279,13 @@ class App:
         http = HttpServer(self.server.handle, max_body=limits.body, idle=limits.idle_seconds)
         # `stop` has waited for requests in progress when this timeout begins.
         runner = web.ServerRunner(http, handle_signals=False, shutdown_timeout=_CUT_SECONDS)
-        self.ports["data"] = await self._site(runner, listen.host, listen.port)
+        if self._given is None:
+            self.ports["data"] = await self._site(runner, listen.host, listen.port)
+            return
+        await runner.setup()
+        self._runners.append(runner)
+        await web.SockSite(runner, socket.socket(fileno=self._given.data), backlog=1024).start()
+        self._spawn(self._orphaned(os.getppid()))
 
     async def _listen_admin(self) -> None:
         admin = self.config.admin
@@ -285,7 +309,19 @@ class App:
         runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
         )
-        self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+        if self._given is None:
+            self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+            return
+        await runner.setup()
+        self._runners.append(runner)
+        await web.UnixSite(runner, str(self._given.admin)).start()
+
+    async def _orphaned(self, parent: int) -> None:
+        """A worker does not outlive the process that would start it again, or tell it to stop."""
+        while os.getppid() == parent:
+            await asyncio.sleep(1.0)
+        log.error("the parent is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def _site(self, runner: web.BaseRunner, host: str, port: int) -> int:
         await runner.setup()
@@ -482,10 +518,12 @@ class App:
         yield from readings.trusted(self.sampling)
 
 
-async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:
+async def serve(
+    config: Config, *, reread: Callable[[], Config] | None = None, ports: Ports | None = None
+) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
     listener = logs.start(config.log.level)
-    app, stop = App(config, reread=reread), asyncio.Event()
+    app, stop = App(config, reread=reread, ports=ports), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

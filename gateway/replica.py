@@ -7,9 +7,12 @@ it), and never stop: what cannot be read is counted, and tried again.
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+import orjson
 
 from gateway.cache.cache import Cache
 from gateway.cache.purge import Criteria
@@ -21,6 +24,8 @@ log = logging.getLogger("gateway.replica")
 _SECONDS = 0.1  # between looks at what has changed
 _LONGEST = 1.0  # the same while the store is away
 _OWED = 1_000  # purges that wait for the store
+_ANSWER_SECONDS = 0.6  # the others have to answer a question
+_ASKED = 100  # questions of others that are being answered at once
 
 
 class Shelved(Protocol):
@@ -39,6 +44,7 @@ class Replica:
     Args:
         policies: follow the store's policies.
         since: unix seconds; stored vectors older than that are another embedder's.
+        answer: to a question of another replica, if it can be answered here.
     """
 
     def __init__(
@@ -49,8 +55,12 @@ class Replica:
         *,
         policies: Callable[[], Awaitable[None]],
         since: Callable[[], Awaitable[float]],
+        answer: Callable[[Any], Awaitable[Any]] | None = None,
         seconds: float = _SECONDS,
     ) -> None:
+        self._answer = answer
+        self._asking: dict[str, asyncio.Future[Any]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
         self._store, self._cache, self._examples = store, cache, examples
         self._policies, self._since, self._seconds = policies, since, seconds
         self._turn = asyncio.Lock()  # changes are applied in order
@@ -139,6 +149,8 @@ class Replica:
             self._purge_here(Criteria.load(change.body))
             await self._examples.save()
             self._carried.append(change.at)
+        elif change.op in ("ask", "answer"):
+            self._spoken(change.op, orjson.loads(change.body))
         elif not self._loaded:
             return  # it will be in what is read
         elif change.op == "put":
@@ -148,6 +160,41 @@ class Replica:
             self._cache.forget([entry for entry in found if entry is not None], durable=False)
         elif change.op == "journal" and change.body == b"policies":
             await self._policies()
+
+    # ── asking ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def ask(self, question: Any) -> Any:
+        """What the replica says that knows; None when none does, or the store is away."""
+        name = secrets.token_hex(8)
+        self._asking[name] = asyncio.get_running_loop().create_future()
+        try:
+            await self._store.announce("ask", orjson.dumps({"name": name, "body": question}))
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._asking[name]
+        except (StoreError, TimeoutError):
+            return None
+        finally:
+            del self._asking[name]
+
+    def _spoken(self, op: str, said: Any) -> None:
+        waiting = self._asking.get(said["name"])
+        if op == "answer":
+            if waiting is not None and not waiting.done():
+                waiting.set_result(said["body"])
+        elif waiting is None and self._answer is not None and len(self._answering) < _ASKED:
+            task = asyncio.get_running_loop().create_task(self._answered(said["name"], said["body"]))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answered(self, name: str, question: Any) -> None:
+        assert self._answer is not None
+        try:
+            answer = await self._answer(question)
+            if answer is not None:
+                await self._store.announce("answer", orjson.dumps({"name": name, "body": answer}))
+        except Exception:
+            self.failures += 1
+            log.exception("another replica's question could not be answered")
 
     # ── purging ─────────────────────────────────────────────────────────────────────────────────────────
 

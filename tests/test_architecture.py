@@ -29,7 +29,7 @@ LAYERS = [
     {"feedback", "labels"},
     {"server", "admin"},
     {"readings", "build"},
-    {"app"},
+    {"app", "workers"},
     {"doctor", "thresholds", "check", "lessons"},
     {"cli"},
     {"__main__"},
@@ -45,7 +45,7 @@ ALLOWED = {
 }
 # Foreign libraries and the only places that may import them.
 LIBRARIES = {
-    "aiohttp": {"server", "admin", "routing", "app", "doctor"},
+    "aiohttp": {"server", "admin", "routing", "app", "doctor", "workers"},
     "redis": {"storage"},
     "sqlite3": {"storage"},
     "hnswlib": {"index"},
