@@ -72,9 +72,7 @@ class RedisStore:
         redis, self._redis = self._redis, None
         if redis is not None:
             async with bounded("redis: close", self._deadline):
-                await redis.aclose()
-                if hasattr(redis, "connection_pool"):  # a cluster has one for each node, and has closed them
-                    await redis.connection_pool.disconnect()
+                await redis_url.close(redis)
 
     async def get(self, id: int) -> bytes | None:
         """The document; None when unknown, expired, or evicted by the server."""

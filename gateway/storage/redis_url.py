@@ -103,12 +103,24 @@ def client(url: str, *, timeout: float, connections: int) -> Any:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return RedisCluster(startup_nodes=nodes, **allowed)
         asked = {name: value for name, value in allowed.items() if name.startswith(("socket_", "ssl"))}
+        asked |= {"protocol": 2, "retry": Retry(NoBackoff(), 0)}  # the next one is asked instead
         named: Any = Sentinel  # not annotated
         sentinels = named(address.hosts, sentinel_kwargs={**asked, **address.sentinel}, **allowed)
         return sentinels.master_for(address.service, db=address.db)
     except Exception:
         # The parser's message may quote the URL, password and all.
         raise StoreError("redis: the URL cannot be read") from None
+
+
+async def close(client: Any) -> None:
+    """Disconnect, from the Sentinels too: the client itself leaves those to nobody."""
+    pool = getattr(client, "connection_pool", None)  # a cluster has one for each node, and closes them
+    await client.aclose()
+    if pool is not None:
+        await pool.disconnect()
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        await sentinel.aclose()
+        await sentinel.connection_pool.disconnect()
 
 
 def _host(text: str) -> tuple[str, int]:
