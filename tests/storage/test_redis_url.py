@@ -224,6 +224,8 @@ def test_tls_with_an_authority_of_ones_own(redis_server: Server, certificate: Pa
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", redis_server.port)
         await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
+        writer.transport.abort()
+        far_writer.transport.abort()
 
     async def body() -> None:
         server = await asyncio.start_server(join, "127.0.0.1", 0, ssl=context)
@@ -234,5 +236,6 @@ def test_tls_with_an_authority_of_ones_own(redis_server: Server, certificate: Pa
             await store.open()
         await store.close()
         server.close()
+        await asyncio.sleep(0.1)  # what was joined parts
 
     asyncio.run(body())
