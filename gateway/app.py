@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import random
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gateway.admin.console import Told
 from gateway.admin.server import AdminServer
 from gateway.admin.transfer import routes as transfer_routes
 from gateway.asking import Asker
+from gateway.audit import Audit
 from gateway.cache.cache import Cache
 from gateway.cache.catalog import Catalog
 from gateway.cache.flight import Flights
@@ -50,6 +53,7 @@ from gateway.policy.policy import Policy
 from gateway.policy.shipped import shipped
 from gateway.record import Receipts, Recorder
 from gateway.rehearsal import Rehearsal
+from gateway.replica import Replica
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Fleet
 from gateway.routing.health import Prober
@@ -77,11 +81,22 @@ _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a worker is given by its parent: the listening socket's descriptor, and where its admin port is to be."""
+
+    data: int
+    admin: Path
+
+
 class App:
     """A gateway: built from a configuration, started and stopped as one."""
 
-    def __init__(self, config: Config, *, reread: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self, config: Config, *, reread: Callable[[], Config] | None = None, ports: Ports | None = None
+    ) -> None:
         self.config = config
+        self._given = ports
         self._reread = reread
         self._background: set[asyncio.Task[None]] = set()
         self._runners: list[web.BaseRunner] = []
@@ -103,8 +118,10 @@ class App:
         self._spawn(self._warm())
         self._spawn(self._sweep())
         self._spawn(self.offloading.run())
-        if config.store.kind == "redis":
+        if config.store.kind != "memory":
             self._spawn(self.offloading.follow())
+        self._spawn(self.replica.run())
+        self._spawn(self.audit.run())
         self._spawn(self.savings.run())
         self._spawn(self.counts.run())
         self._spawn(self.rehearsal.run())
@@ -130,13 +147,25 @@ class App:
             lambda book: build.policy(book, self.verifier),
             Prototypes.fit,
             self._policy_changed,
+            authority=config.book.authority,
+            keep=config.book.versions,
         )
+        self.audit = Audit(self.store, keep=config.book.audit)
         ledger = Ledger(config.cache.max_bytes, *build.quotas(self.policy.current, config.cache.max_bytes))
         self.writer = Writer(self.store)
         self.hot = Hot(config.cache.hot_bytes)
         self.cache = Cache(Catalog(ledger), self.store, self.writer, self.hot, self.worker)
         self.trust = build.trust(config)
         self.offloading = build.offloading(config, self.worker, self.store, lambda: self.fleet)
+        self.replica = Replica(
+            self.store,
+            self.cache,
+            self.offloading.library,
+            policies=self.policy.follow,
+            since=self._vectors_since,
+            answer=lambda asked: self.feedback.answer(asked),
+        )
+        self.writer.follow(self.replica)
         await self.policy.restore()
         self.fleet = Fleet(build.models(config), strategy(config.routing.strategy, random.Random()))
         self.upstream = build.upstream(config.limits)
@@ -225,6 +254,15 @@ class App:
             vectors_since=lambda: self.vectors_since,
             max_entry_bytes=config.cache.max_entry_bytes,
         )
+        alone = config.store.kind == "memory"
+        self.feedback = Feedback(
+            self.receipts,
+            self.cache,
+            self.sampling,
+            self.offloading,
+            self.savings,
+            None if alone else self.replica.ask,
+        )
 
     def _watch(self) -> None:
         """Look at backends beside the traffic: those that are ejected, and what engines say of themselves."""
@@ -293,7 +331,7 @@ class App:
             self.recorder,
             self.receipts,
             self.limits,
-            feedback=Feedback(self.receipts, self.cache, self.sampling, self.offloading, self.savings).take,
+            feedback=self.feedback.take,
             readiness=self.readiness,
             max_body=limits.body,
             body_seconds=limits.body_seconds,
@@ -308,7 +346,13 @@ class App:
         http = HttpServer(self.server.handle, max_body=limits.body, idle=limits.idle_seconds)
         # `stop` has waited for requests in progress when this timeout begins.
         runner = web.ServerRunner(http, handle_signals=False, shutdown_timeout=_CUT_SECONDS)
-        self.ports["data"] = await self._site(runner, listen.host, listen.port)
+        if self._given is None:
+            self.ports["data"] = await self._site(runner, listen.host, listen.port)
+            return
+        await runner.setup()
+        self._runners.append(runner)
+        await web.SockSite(runner, socket.socket(fileno=self._given.data), backlog=1024).start()
+        self._spawn(self._orphaned(os.getppid()))
 
     async def _listen_admin(self) -> None:
         admin = self.config.admin
@@ -324,6 +368,8 @@ class App:
             offloading=self.offloading,
             sampling=self.sampling,
             savings=self.savings,
+            replica=self.replica,
+            audit=self.audit,
             published=self.metrics,
             status=self.status,
             readiness=self.readiness,
@@ -337,7 +383,19 @@ class App:
         runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=_CUT_SECONDS
         )
-        self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+        if self._given is None:
+            self.ports["admin"] = await self._site(runner, admin.host, admin.port)
+            return
+        await runner.setup()
+        self._runners.append(runner)
+        await web.UnixSite(runner, str(self._given.admin)).start()
+
+    async def _orphaned(self, parent: int) -> None:
+        """A worker does not outlive the process that would start it again, or tell it to stop."""
+        while os.getppid() == parent:
+            await asyncio.sleep(1.0)
+        log.error("the parent is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def _ask_self(self, path: str, body: bytes, headers: Mapping[str, str]) -> Told:
         """One request through the data port, as an application would send it."""
@@ -369,15 +427,10 @@ class App:
 
     async def _secret(self) -> bytes:
         try:
-            known = await self.store.get_meta(SECRET)
-            if known:
-                return known
-            fresh = secrets.token_bytes(32)
-            await self.store.put_meta(SECRET, fresh)
+            return await self.store.claim_meta(SECRET, secrets.token_bytes(32))
         except StoreError as error:
             log.warning("open-mode tenants will not survive a restart: %s", error)
             return secrets.token_bytes(32)
-        return fresh
 
     async def learn(self) -> None:
         """Once the embedder runs: the categories, and the verifier if one is configured."""
@@ -398,7 +451,7 @@ class App:
         while not self.index_loaded:
             try:
                 self.vectors_since = await self._vectors_since()
-                await self.cache.warm(vectors_since=self.vectors_since)
+                await self.replica.load()
                 await self.offloading.restore()
                 await self.sampling.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored
@@ -567,11 +620,13 @@ class App:
         yield from readings.limited(self.limits)
 
 
-async def serve(config: Config, *, reread: Callable[[], Config] | None = None) -> int:
+async def serve(
+    config: Config, *, reread: Callable[[], Config] | None = None, ports: Ports | None = None
+) -> int:
     """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
     redact = logs.Redaction(config.secrets())
     listener = logs.start(config.log.level, redact=redact, tenants=config.log.tenants)
-    app, stop = App(config, reread=reread), asyncio.Event()
+    app, stop = App(config, reread=reread, ports=ports), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

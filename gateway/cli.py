@@ -16,7 +16,9 @@ from gateway.errors import GatewayError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(given)
+    options.given = given
     try:
         return int(options.run(options))
     except (ConfigFault, GatewayError) as fault:  # a policy book's faults are of the second kind
@@ -36,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="listen here instead of what the file says")
     serve.add_argument("--port", type=int, help="likewise")
     serve.add_argument("--admin-port", type=int, help="likewise, for the admin port")
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes on that one port")
+    serve.add_argument("--worker-socket", type=int, help=argparse.SUPPRESS)  # of a worker: what to listen on
+    serve.add_argument("--worker-admin", type=Path, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
 
     validate = commands.add_parser(
@@ -272,11 +277,16 @@ def _with_flags(config: Config, options: argparse.Namespace) -> Config:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from gateway.app import serve
+    from gateway.app import Ports, serve
 
     config = _config(options)
+    if options.workers > 1 and options.worker_socket is None:
+        from gateway import workers
+
+        return _run(workers.serve(config, options.workers, options.given))
+    ports = Ports(options.worker_socket, options.worker_admin) if options.worker_socket is not None else None
     reread: Callable[[], Config] | None = (lambda: _config(options)) if options.config else None
-    return _run(serve(config, reread=reread))
+    return _run(serve(config, reread=reread, ports=ports))
 
 
 def _run(work: Any) -> int:

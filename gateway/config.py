@@ -243,6 +243,14 @@ class EmbedderConfig(_Section):
     deadline: float = Field(0.25, gt=0)  # seconds a request waits for its vector
 
 
+class BookConfig(_Section):
+    """Where policies are decided: the folder seeds the store, or is the book."""
+
+    authority: Literal["store", "files"] = "store"
+    versions: int = Field(100, ge=2, le=1000)  # of the book that are kept
+    audit: int = Field(10_000, ge=1, le=1_000_000)  # records of what operators did that are kept
+
+
 class StoreConfig(_Section):
     kind: Literal["memory", "sqlite", "redis"] = "sqlite"
     path: Path = Path("data/gateway.db")
@@ -362,6 +370,7 @@ class Config(_Section):
     embedder: EmbedderConfig = EmbedderConfig()
     store: StoreConfig = StoreConfig()
     policies: Path | None = None  # None: the shipped book
+    book: BookConfig = BookConfig()
     cache: CacheConfig = CacheConfig()
     routing: RoutingConfig = RoutingConfig()
     adapt: AdaptConfig = AdaptConfig()

@@ -68,6 +68,10 @@ class RequestTimeout(GatewayError):
     status, type, code = 408, "invalid_request_error", "request_timeout"
 
 
+class Conflict(GatewayError):
+    status, type, code = 409, "invalid_request_error", "conflict"
+
+
 class PreconditionFailed(GatewayError):
     status, type, code = 412, "invalid_request_error", "precondition_failed"
 
@@ -102,6 +106,14 @@ class NotCached(GatewayError):
 
 class StoreError(Exception):
     """The document store failed; the request goes on without it."""
+
+
+class StoreAway(StoreError):
+    """It cannot be reached, or cannot serve just now: the same call may succeed later."""
+
+
+class Outdated(StoreError):
+    """A purge was announced that the writer has not applied yet: it must catch up first."""
 
 
 class EmbedderBusy(Exception):

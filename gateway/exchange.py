@@ -186,6 +186,22 @@ class Record:
     entry: Entry
     vector: bytes | None
     document: bytes
+    variants: int = 1  # answers that may be stored for its request
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that happened to a store, as those who share it are told.
+
+    `at` is its position; positions are opaque, and only a store can compare them. `put` and `delete` name
+    entries; `journal` names one in its body; other words come from `announce`, with the body given there.
+    """
+
+    at: str
+    op: str
+    ids: tuple[int, ...] = ()
+    variants: int = 1
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

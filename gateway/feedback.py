@@ -3,6 +3,7 @@
 Decides which answer is meant and what the verdict weighs. It must never take a verdict of another tenant.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.cache.cache import Cache
@@ -14,7 +15,11 @@ from gateway.savings import Savings
 
 
 class Feedback:
-    """Verdicts, by the request id of the response."""
+    """Verdicts, by the request id of the response.
+
+    Args:
+        ask: the other replicas, whose responses may be meant; None: there are none.
+    """
 
     def __init__(
         self,
@@ -23,7 +28,9 @@ class Feedback:
         sampling: Sampling,
         offloading: Offloading,
         savings: Savings,
+        ask: Callable[[Any], Awaitable[Any]] | None = None,
     ) -> None:
+        self._ask = ask
         self._receipts = receipts
         self._cache = cache
         self._sampling = sampling
@@ -42,13 +49,26 @@ class Feedback:
         if verdict not in ("good", "bad"):
             raise BadRequest("The verdict is 'good' or 'bad'.", param="verdict")
         outcome = _outcome(verdict, given.get("score"))
-        receipt = self._receipts.find(tenant, given["request_id"])
-        if receipt is None:
+        taken = await self._take(tenant, given["request_id"], verdict, outcome)
+        if taken is None and self._ask is not None:
+            taken = await self._ask([tenant, given["request_id"], verdict, outcome])
+        if not isinstance(taken, dict):
             raise NotFound("No answer with this request id is known.", code="request_not_found")
-        if verdict == "bad" and (credit := self._receipts.void(tenant, given["request_id"])) is not None:
+        return taken
+
+    async def answer(self, asked: Any) -> dict[str, Any] | None:
+        """The same for another replica, that does not know the request."""
+        tenant, request_id, verdict, outcome = asked
+        return await self._take(tenant, request_id, verdict, outcome)
+
+    async def _take(self, tenant: str, id: str, verdict: str, outcome: float) -> dict[str, Any] | None:
+        receipt = self._receipts.find(tenant, id)
+        if receipt is None:
+            return None
+        if verdict == "bad" and (credit := self._receipts.void(tenant, id)) is not None:
             self._savings.void(credit)
         if receipt.pair is not None:
-            before = self._receipts.judged(tenant, given["request_id"], verdict)
+            before = self._receipts.judged(tenant, id, verdict)
             if verdict != before:
                 await self._sampling.told(
                     receipt.category,
@@ -59,15 +79,15 @@ class Feedback:
                     pair=receipt.pair,
                     instead=before,
                 )
-            return {"request_id": given["request_id"], "verdict": verdict, "removed": 0}
+            return {"request_id": id, "verdict": verdict, "removed": 0}
         if receipt.decision in ("offload", "forward"):
-            self._offloading.label(tenant, given["request_id"], outcome)
+            self._offloading.label(tenant, id, outcome)
         removed = 0
         if verdict == "bad" and receipt.entry is not None:
             entries = self._cache.matching(lambda entry: entry.id == receipt.entry and entry.tenant == tenant)
             self._cache.forget(entries)
             removed = len(entries)
-        return {"request_id": given["request_id"], "verdict": verdict, "removed": removed}
+        return {"request_id": id, "verdict": verdict, "removed": removed}
 
 
 def _outcome(verdict: str, score: Any) -> float:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.exchange import Entry, Record, Work
+from gateway.exchange import Change, Entry, Record, Work
 
 Vector = NDArray[np.float32]
 
@@ -76,8 +76,12 @@ class DocumentStore(Protocol):
     async def get(self, id: int) -> bytes | None:
         """The document stored under an entry id, or None."""
 
-    async def put(self, records: Sequence[Record]) -> None:
-        """Store all records durably, atomically each; returns once they would survive a crash."""
+    async def put(self, records: Sequence[Record], seen: str | None = None) -> None:
+        """Store all records durably, atomically each; returns once they would survive a crash.
+
+        `seen`: the position up to which the caller has applied others' changes. Raises Outdated, and stores
+        nothing, when a purge was announced after it.
+        """
 
     async def delete(self, ids: Sequence[int]) -> None:
         """Forget entries; unknown ids are ignored."""
@@ -90,6 +94,9 @@ class DocumentStore(Protocol):
 
     async def put_meta(self, key: str, value: bytes) -> None: ...
 
+    async def claim_meta(self, key: str, value: bytes) -> bytes:
+        """`put_meta` unless there is a value already; returns the one that stands, to all the same."""
+
     async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
         """Keep small records of one kind beside the entries, durably, atomically each; replaces by key."""
 
@@ -98,6 +105,33 @@ class DocumentStore(Protocol):
 
     def shelf(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
         """All of one kind, in batches, in no order. One replaced meanwhile may come twice, the newer last."""
+
+    async def position(self) -> str:
+        """Where the changes end now."""
+
+    async def changes(self, after: str) -> list[Change] | None:
+        """The next changes after a position, in order, own ones included; None: some of them are not known any more."""
+
+    async def load(self, ids: Sequence[int]) -> list[tuple[Entry, bytes | None]]:
+        """Of these entries those that exist, with their vectors' bytes."""
+
+    async def announce(self, op: str, body: bytes) -> str:
+        """Tell all who share the store; returns the position. A `purge` is also kept until `finish`."""
+
+    async def unfinished(self) -> dict[str, bytes]:
+        """Purges that were announced, and perhaps not carried out to the end: position → body."""
+
+    async def finish(self, at: str) -> None:
+        """A purge was carried out: nothing that it means is in the store any more."""
+
+    async def append(self, journal: str, value: bytes, *, after: int | None = None, keep: int) -> int | None:
+        """Add to a durable journal, of which the newest `keep` values stay; returns its number, from 1 on.
+
+        `after`: the number the newest must have for it; None comes back, and nothing was added, if it has not.
+        """
+
+    async def journal(self, name: str, count: int) -> list[tuple[int, bytes]]:
+        """The newest values with their numbers, the newest first."""
 
 
 class Load(Protocol):

@@ -412,10 +412,10 @@ def test_a_bad_verdict_reaches_an_answer_the_store_is_slow_to_take(
 
     put, gate = gateway.app.store.put, threading.Event()
 
-    async def slow(records: Any) -> None:
+    async def slow(records: Any, seen: Any) -> None:
         while not gate.is_set():
             await asyncio.sleep(0.01)
-        await put(records)
+        await put(records, seen)
 
     monkeypatch.setattr(gateway.app.store, "put", slow)
     asked = gateway.ask(FRANCE)

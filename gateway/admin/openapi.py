@@ -37,7 +37,29 @@ def document() -> dict[str, Any]:
                 "post": _write("validatePolicies", "Validate a book; nothing changes.", "Book", "Validation")
             },
             "/policies/reload": {
-                "post": _plain("reloadPolicies", "Read the policy folder again.", "Book", {"422"})
+                "post": _plain("reloadPolicies", "Read the policy folder again.", "Book", {"422", "503"})
+            },
+            "/policies/versions": {
+                "get": _read(
+                    "readVersions", "The book's versions, the newest first.", "Versions", unavailable=True
+                )
+            },
+            "/policies/rollback": {
+                "post": _write(
+                    "rollbackPolicies",
+                    "Put an earlier version in force again, as the newest one.",
+                    "Rollback",
+                    "Book",
+                    missing=True,
+                    stored=True,
+                )
+            },
+            "/audit": {
+                "get": {
+                    **_read("readAudit", "What operators did, the newest first.", unavailable=True),
+                    "parameters": [_query("limit", {"type": "integer", "minimum": 0, "maximum": 999999})],
+                    "responses": _responses("Audit", {"400", "503"}),
+                }
             },
             "/policies/{category}": {
                 "parameters": [_path("category", {"type": "string"})],
@@ -50,7 +72,11 @@ def document() -> dict[str, Any]:
                     conditional=True,
                 ),
                 "delete": _plain(
-                    "deletePolicy", "Remove a category.", "Book", {"404", "412", "422"}, conditional=True
+                    "deletePolicy",
+                    "Remove a category.",
+                    "Book",
+                    {"404", "409", "412", "422", "503"},
+                    conditional=True,
                 ),
             },
             "/explain": {
@@ -198,6 +224,35 @@ _SCHEMAS: dict[str, Any] = {
             "examples": {"type": "array", "items": _OBJECT},
         },
     },
+    "Versions": {
+        "type": "object",
+        "required": ["versions"],
+        "properties": {
+            "versions": {
+                "type": "array",
+                "items": {
+                    **_OBJECT,
+                    "required": ["number", "version", "at", "who", "what", "source", "current"],
+                },
+            }
+        },
+    },
+    "Rollback": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["version"],
+        "properties": {"version": {"type": ["integer", "string"]}},
+    },
+    "Audit": {
+        "type": "object",
+        "required": ["records"],
+        "properties": {
+            "records": {
+                "type": "array",
+                "items": {**_OBJECT, "required": ["number", "at", "who", "action"]},
+            }
+        },
+    },
     "Purge": {
         "type": "object",
         "additionalProperties": False,
@@ -258,10 +313,11 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Purged": {
         "type": "object",
-        "required": ["purged", "examples", "dry_run"],
+        "required": ["purged", "examples", "shared", "dry_run"],
         "properties": {
             "purged": {"type": "integer", "minimum": 0},
             "examples": {"type": "integer", "minimum": 0},
+            "shared": {"type": "boolean", "description": "Whether the other replicas have been told."},
             "dry_run": {"type": "boolean"},
         },
     },
@@ -289,6 +345,7 @@ def _responses(schema: str, refusals: set[str], *, etag: bool = False) -> dict[s
         "401": "No or a wrong token.",
         "403": "Not from here.",
         "404": "Not found.",
+        "409": "Policies are kept in files here.",
         "412": "Changed since it was read.",
         "413": "Too large.",
         "415": "Not JSON.",
@@ -364,9 +421,10 @@ def _write(
     conditional: bool = False,
     missing: bool = False,
     early: bool = False,
+    stored: bool = False,
 ) -> dict[str, Any]:
     refusals = {"400", "413", "415", "422"}
-    refusals |= {"412"} if conditional else set()
+    refusals |= {"409", "412", "503"} if conditional or stored else set()
     refusals |= {"404"} if missing else set()
     refusals |= {"503"} if early else set()
     operation = _plain(name, text, schema, refusals, conditional=conditional)

@@ -22,13 +22,17 @@ from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
 from gateway.admin.console import Ask, Console
 from gateway.admin.openapi import document
 from gateway.admin.preview import preview
+from gateway.audit import Audit
 from gateway.cache.cache import Cache
+from gateway.cache.purge import Criteria
 from gateway.errors import (
     BadRequest,
     Forbidden,
     GatewayError,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
+    StoreError,
     TooLarge,
     Unauthorized,
     UnsupportedMedia,
@@ -42,6 +46,7 @@ from gateway.policy.fields import seconds
 from gateway.policy.live import LivePolicy
 from gateway.policy.policy import Policy
 from gateway.record import Receipts
+from gateway.replica import Replica
 from gateway.routing.fleet import Backend, Fleet
 from gateway.sampling import Sampling
 from gateway.tenant import Tenants
@@ -86,6 +91,8 @@ class AdminServer:
         offloading: Offloading,
         sampling: Sampling,
         savings: savings.Savings,
+        replica: Replica,
+        audit: Audit,
         published: metrics.Metrics,
         status: Callable[[], dict[str, Any]],
         readiness: Callable[[], tuple[bool, dict[str, Any]]],
@@ -108,6 +115,8 @@ class AdminServer:
         self._offloading = offloading
         self._sampling = sampling
         self._savings = savings
+        self._replica = replica
+        self._audit = audit
         self._metrics = published
         self._status = status
         self._readiness = readiness
@@ -130,6 +139,9 @@ class AdminServer:
                 web.put("/policies", self._replace_book),
                 web.post("/policies/validate", self._validate),
                 web.post("/policies/reload", self._reload),
+                web.get("/policies/versions", self._versions),
+                web.post("/policies/rollback", self._rollback),
+                web.get("/audit", self._read_audit),
                 web.get("/policies/{category}", self._read_category),
                 web.put("/policies/{category}", self._replace_category),
                 web.delete("/policies/{category}", self._delete_category),
@@ -265,7 +277,38 @@ class AdminServer:
         return {"valid": True, "version": book.version, "changes": changes, "decisions": decisions}
 
     async def _reload(self, request: web.Request) -> web.Response:
-        return self._book(await self._policy.reload())
+        before = self._policy.book
+        book = await self._policy.reload(_who(request))
+        await self._note(request, "policies.reload", changes=diff(before, book), version=book.version)
+        return self._book(book)
+
+    async def _versions(self, request: web.Request) -> web.Response:
+        number, found = self._policy.number, await self._policy.versions()
+        return _answer({"versions": [{**v.told(), "current": v.number == number} for v in found]})
+
+    async def _rollback(self, request: web.Request) -> web.Response:
+        wanted = await _json(request)
+        version: Any = wanted.get("version") if isinstance(wanted, dict) and len(wanted) == 1 else None
+        if type(version) not in (int, str):
+            raise BadRequest("The body must be {version}: a version's number, or its book's version.")
+        before = self._policy.book
+        book = await self._policy.rollback(version, _who(request))
+        await self._note(
+            request, "policies.rollback", to=version, changes=diff(before, book), version=book.version
+        )
+        return self._book(book)
+
+    async def _read_audit(self, request: web.Request) -> web.Response:
+        """The newest first."""
+        try:
+            records = await self._audit.newest(_limit(request.query.get("limit", "")))
+        except StoreError as error:
+            log.warning("the audit log cannot be read: %s", error)
+            raise Overloaded("The store cannot be reached.", code="store_unavailable") from error
+        return _answer({"records": records})
+
+    async def _note(self, request: web.Request, action: str, **detail: Any) -> None:
+        await self._audit.note(_who(request), action, detail)
 
     async def _adopt(self, request: web.Request, edit: Callable[[Book], Book]) -> Book:
         """Put an edited book in force unless the caller's `If-Match` is stale or it is a dry run."""
@@ -273,7 +316,12 @@ class AdminServer:
         version = None if wanted in ("", "*") else wanted.removeprefix("W/").strip('"')
         if request.query.get("dry_run", "").lower() in ("true", "1"):
             return self._policy.edited(edit, version)
-        return await self._policy.change(edit, version)
+        before, what = self._policy.book, f"{request.method} {request.path}"
+        book = await self._policy.change(edit, version, who=_who(request), what=what)
+        await self._note(
+            request, f"{request.method} {request.path}", changes=diff(before, book), version=book.version
+        )
+        return book
 
     def _book(self, book: Book) -> web.Response:
         return _answer(to_json(book), headers={"ETag": f'"{book.version}"'})
@@ -342,7 +390,10 @@ class AdminServer:
         if entry is None:
             raise NotFound("There is no such entry.", code="entry_not_found")
         body = await self._cache.document(entry)
-        return _answer({**_entry(entry), "durable": True, "document": None if body is None else _text(body)})
+        durable = self._cache.durable(entry)
+        return _answer(
+            {**_entry(entry), "durable": durable, "document": None if body is None else _text(body)}
+        )
 
     async def _purge(self, request: web.Request) -> web.Response:
         wanted = await _json(request)
@@ -354,49 +405,32 @@ class AdminServer:
         criteria = wanted.keys() - {"dry_run", "all"}
         if not criteria and not wanted.get("all"):
             raise BadRequest("Say what to purge, or `all: true`.")
-        matcher = self._matcher(wanted)
-        examples = self._example_matcher(wanted)
+        meant = self._criteria(wanted)
         if wanted.get("dry_run"):
-            entries, shown = self._cache.matching(matcher), len(self._offloading.library.matching(examples))
-        else:
-            entries, shown = self._cache.purge(matcher), self._offloading.library.purge(examples)
-            await (
-                self._offloading.library.save()
-            )  # gone for good before that is said, if the store can be reached
-        return _answer({"purged": len(entries), "examples": shown, "dry_run": bool(wanted.get("dry_run"))})
+            entries = len(self._cache.matching(meant.means))
+            examples = len(
+                self._offloading.library.matching(
+                    lambda e: meant.means_example(e.id, e.tenant, e.category, e.model)
+                )
+            )
+            return _answer({"purged": entries, "examples": examples, "shared": False, "dry_run": True})
+        entries, examples, shared = await self._replica.purge(meant)
+        await self._note(request, "cache.purge", criteria=wanted, entries=entries, examples=examples)
+        return _answer({"purged": entries, "examples": examples, "shared": shared, "dry_run": False})
 
-    def _example_matcher(self, wanted: dict[str, Any]) -> Callable[[Example], bool]:
-        """The same criteria for examples, which have neither tags nor entries."""
-        if "tag" in wanted or "entry" in wanted:
-            return lambda example: False
-        tenant = _tenant(wanted["tenant"]) if "tenant" in wanted else None
-        made = self._offloading.made_of(wanted["request_id"]) if "request_id" in wanted else None
-        return lambda e: (
-            tenant in (None, e.tenant)
-            and wanted.get("category") in (None, e.category)
-            and wanted.get("model") in (None, e.model)
-            and (made is None or e.id in made)
+    def _criteria(self, wanted: dict[str, Any]) -> Criteria:
+        """What only this replica knows, a request's receipts, is looked up here."""
+        request = wanted.get("request_id")
+        return Criteria(
+            tenant=_tenant(wanted["tenant"]) if "tenant" in wanted else None,
+            category=wanted.get("category"),
+            model=wanted.get("model"),
+            tag=wanted.get("tag"),
+            entry=_entry_id(wanted["entry"]) if "entry" in wanted else None,
+            request=None if request is None else request_digest(request),
+            entries=() if request is None else _known(r.entry for r in self._receipts.find_any(request)),
+            examples=None if request is None else tuple(self._offloading.made_of(request)),
         )
-
-    def _matcher(self, wanted: dict[str, Any]) -> Callable[[Entry], bool]:
-        tests: list[Callable[[Entry], bool]] = []
-        if "tenant" in wanted:
-            tenant = _tenant(wanted["tenant"])
-            tests.append(lambda e: e.tenant == tenant)
-        if "category" in wanted:
-            tests.append(lambda e: e.category == wanted["category"])
-        if "model" in wanted:
-            tests.append(lambda e: e.model == wanted["model"])
-        if "tag" in wanted:
-            tests.append(lambda e: wanted["tag"] in e.tags)
-        if "entry" in wanted:
-            id = _entry_id(wanted["entry"])
-            tests.append(lambda e: e.id == id)
-        if "request_id" in wanted:
-            ids = {r.entry for r in self._receipts.find_any(wanted["request_id"])}
-            digest = request_digest(wanted["request_id"])
-            tests.append(lambda e: e.id in ids or e.request == digest)
-        return lambda entry: all(test(entry) for test in tests)
 
     # ── examples and small models ───────────────────────────────────────────────────────────────────────
 
@@ -425,6 +459,7 @@ class AdminServer:
         if not self._offloading.library.remove(_entry_id(request.match_info["id"])):
             raise NotFound("There is no such example.", code="example_not_found")
         await self._offloading.library.save()
+        await self._note(request, "examples.delete", id=request.match_info["id"])
         return _answer({"removed": 1})
 
     async def _read_offload(self, request: web.Request) -> web.Response:
@@ -490,6 +525,7 @@ class AdminServer:
         """Take a backend out of service; requests it has run to their end."""
         backend = self._backend(request)
         backend.draining = True
+        await self._note(request, "backends.drain", backend=backend.id)
         return _answer(backend.state(time.monotonic()))
 
     async def _enable(self, request: web.Request) -> web.Response:
@@ -497,6 +533,7 @@ class AdminServer:
         backend = self._backend(request)
         backend.draining = False
         backend.health.reset()
+        await self._note(request, "backends.enable", backend=backend.id)
         return _answer(backend.state(time.monotonic()))
 
     def _backend(self, request: web.Request) -> Backend:
@@ -506,6 +543,16 @@ class AdminServer:
                 log.info("backend %s: %s", id, request.path.rsplit("/", 1)[1])
                 return backend
         raise NotFound(f"There is no backend '{id[:100]}'.", code="backend_not_found")
+
+
+def _who(request: web.Request) -> str:
+    """The role that the token gave, and where it came from; never the token."""
+    role = request.get("role") or ("token" if "Authorization" in request.headers else "anyone")
+    return f"{role}@{request.remote or request.headers.get('X-Forwarded-For', 'local')}"
+
+
+def _known(entries: Iterable[int | None]) -> tuple[int, ...]:
+    return tuple(id for id in entries if id is not None)
 
 
 def _find_category(book: Book, name: str) -> dict[str, Any]:

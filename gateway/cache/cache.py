@@ -35,9 +35,13 @@ class Vectors(Protocol):
 class Queue(Protocol):
     """Group commit in front of the store."""
 
+    away: bool  # the store cannot be reached, and what is submitted waits
+
     def submit(self, record: Record) -> "asyncio.Future[bool]": ...
 
     def delete(self, ids: Sequence[int]) -> "asyncio.Future[bool]": ...
+
+    async def flush(self, timeout: float = 5.0) -> bool: ...
 
 
 class Hot(Protocol):
@@ -73,6 +77,8 @@ class Cache:
         self._clock = clock
         self._writing: dict[int, Entry] = {}  # promised to a response: being answered, or written
         self._doomed: set[int] = set()  # of these, what was purged meanwhile
+        self._storing: set[int] = set()  # handed to the queue, and not yet confirmed
+        self._vectors_since = 0.0
         self._owed: set[int] = set()  # ids the store did not confirm deleting
         self._unloaded = True  # the store may hold entries that are not in the catalogue yet
         self._unwelcome: list[Callable[[Entry], bool]] = []  # purged before they were loaded
@@ -80,12 +86,16 @@ class Cache:
         self.lost_documents = 0
         self.stored = 0
         self.warmed = 0
+        self.adopted = 0
 
     async def document(self, entry: Entry) -> bytes | None:
         """The stored answer, from memory or the store; None (a miss) if it is gone or the store fails."""
         document = self._hot.get(entry.id)
         if document is not None:
             return document
+        if self._queue.away:  # it would take a second to find out again
+            self.store_failures += 1
+            return None
         try:
             async with asyncio.timeout(self._store_seconds):
                 document = await self._store.get(entry.id)
@@ -115,19 +125,37 @@ class Cache:
         """Whether an expected entry was purged before it was stored."""
         return entry.id in self._doomed
 
+    def durable(self, entry: Entry) -> bool:
+        """Whether the store has confirmed it."""
+        return entry.id not in self._storing
+
     async def keep(self, entry: Entry, vector: Vector | None, document: bytes, variants: int = 1) -> bool:
-        """Store an answer and make it findable; True once it is durable. Never raises for a store's sake."""
+        """Store an answer and make it findable; True once it is durable. Never raises for a store's sake.
+
+        While the store is away it is findable at once, from memory, and stored when that can be done.
+        """
         if self.doomed(entry):
             return False
+        rivals = self.catalog.exact(entry.exact)
+        if rivals:  # it replaces them, even where another machine's clock was ahead
+            entry.created = max(entry.created, *(rival.created + 0.001 for rival in rivals))
         raw = None if vector is None else vector.astype(np.float32, copy=False).tobytes()
-        if not await self._queue.submit(Record(entry, raw, document)):
-            self.store_failures += 1
+        stored = self._queue.submit(Record(entry, raw, document, variants))
+        early = self._queue.away and not stored.done()
+        self._storing.add(entry.id)
+        try:
+            if early:
+                self._admit(entry, vector, document, variants)
+            durable = await stored
+        finally:
+            self._storing.discard(entry.id)
+        gone = self.doomed(entry) or entry.expires <= self._clock()
+        if not durable or gone:
+            self.store_failures += not gone
+            self._withdraw(entry, early, durable)
             return False
-        if self.doomed(entry) or entry.expires <= self._clock():
-            self._delete([entry.id])
-            return False
-        self._admit(entry, vector, variants)
-        self._hot.put(entry.id, document)
+        if not early:
+            self._admit(entry, vector, document, variants)
         self.stored += 1
         return True
 
@@ -155,9 +183,13 @@ class Cache:
             self._unwelcome.append(wanted)
         return gone
 
+    async def settled(self) -> bool:
+        """Whether the store has done everything it was asked to, deletes above all."""
+        return await self._queue.flush() and not self._owed
+
     def sweep(self) -> int:
-        """Remove what has expired; the store keeps lifetimes of its own. Returns how many."""
-        gone = self.catalog.sweep()
+        """Remove what has expired, or is too much; the store keeps lifetimes of its own. Returns how many."""
+        gone = self.catalog.sweep() + self.catalog.make_room()
         for entry in gone:
             self._drop(entry)
         self._delete([entry.id for entry in gone])
@@ -183,38 +215,81 @@ class Cache:
                     if document is not None
                 ]
 
-    async def warm(self, *, vectors_since: float) -> None:
-        """Rebuild catalogue and index from the store, without embedding anything again.
+    async def warm(self, *, vectors_since: float, purged: Sequence[Callable[[Entry], bool]] = ()) -> None:
+        """Make catalogue and index what the store is, without embedding anything again.
 
-        Entries older than `vectors_since` (unix seconds) bring vectors that cannot be compared any more.
+        Entries older than `vectors_since` (unix seconds) bring vectors that cannot be compared any more; what is
+        `purged` is deleted instead of loaded. To be called again when it is not known what has changed.
 
         Raises:
             StoreError: the store cannot be read; what was loaded stays.
         """
+        self._vectors_since = vectors_since
+        missing = {id: entry for entry in self.catalog.entries() if (id := entry.id) not in self._storing}
         async for batch in self._store.scan():
             items: list[tuple[int, bytes, Vector | None]] = []
             for entry, raw in batch:
-                if self.catalog.get(entry.id) is not None:
+                if missing.pop(entry.id, None) is not None or self._known(entry.id):
                     continue
-                if any(unwelcome(entry) for unwelcome in self._unwelcome):
+                if any(unwelcome(entry) for unwelcome in (*self._unwelcome, *purged)):
                     self._delete([entry.id])
                     continue
-                for evicted in self.catalog.add(entry, variants=_VARIANTS):
-                    self.forget([evicted])
-                if raw is not None and entry.created >= vectors_since:
-                    items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
+                self._take(entry, raw, _VARIANTS, items)
                 self.warmed += 1
             await self._vectors.load_many(items)
+        self.forget(missing.values(), durable=False)
         self._unloaded = False
         self._unwelcome.clear()
 
-    def _admit(self, entry: Entry, vector: Vector | None, variants: int) -> None:
+    async def adopt(self, ids: Sequence[int], variants: int) -> None:
+        """Take in entries that others have stored. Raises StoreError.
+
+        They make no room for them: whoever stored them has, and the sweep does where that was not enough.
+        """
+        new = [id for id in ids if not self._known(id)]
+        if not new:
+            return
+        items: list[tuple[int, bytes, Vector | None]] = []
+        for entry, raw in await self._store.load(new):
+            if not self._known(entry.id):
+                self._take(entry, raw, variants, items, evict=False)
+                self.adopted += 1
+        await self._vectors.load_many(items)
+
+    def _known(self, id: int) -> bool:
+        return id in self._writing or id in self._storing or self.catalog.get(id) is not None
+
+    def _take(
+        self,
+        entry: Entry,
+        raw: bytes | None,
+        variants: int,
+        items: list[tuple[int, bytes, Vector | None]],
+        *,
+        evict: bool = True,
+    ) -> None:
+        """Into the catalogue; its vector goes to those that the index gets next."""
+        self.forget(self.catalog.add(entry, variants, evict=evict))
+        fresh = entry.created >= self._vectors_since
+        if raw is not None and fresh and self.catalog.get(entry.id) is not None:
+            items.append((entry.id, entry.partition, np.frombuffer(raw, dtype=np.float32)))
+
+    def _admit(self, entry: Entry, vector: Vector | None, document: bytes, variants: int) -> None:
         gone = self.catalog.add(entry, variants)
-        if vector is not None and self.catalog.get(entry.id) is not None:
-            self._vectors.add(entry.id, entry.partition, vector)
+        if self.catalog.get(entry.id) is not None:
+            self._hot.put(entry.id, document)
+            if vector is not None:
+                self._vectors.add(entry.id, entry.partition, vector)
         for old in gone:
             self._drop(old)
         self._delete([old.id for old in gone])
+
+    def _withdraw(self, entry: Entry, admitted: bool, stored: bool) -> None:
+        """What cannot be kept, or may not be."""
+        if admitted and self.catalog.remove(entry.id) is not None:
+            self._drop(entry)
+        if stored:
+            self._delete([entry.id])
 
     def _delete(self, ids: list[int]) -> None:
         """Forget in the store too; what it does not confirm is owed, and tried again by the next sweep."""

@@ -52,19 +52,26 @@ class Catalog:
             return [e for e in found if e.expires > now]
         return [found] if found.expires > now else []
 
-    def add(self, entry: Entry, variants: int = 1) -> list[Entry]:
-        """Admit an entry; returns those that had to go for it: replaced, or evicted by quota."""
+    def add(self, entry: Entry, variants: int = 1, *, evict: bool = True) -> list[Entry]:
+        """Admit an entry; returns those that had to go for it: replaced, or (if it may `evict`) by quota.
+
+        Of more than `variants` answers to one request the newest stay, whatever the order in which they come:
+        replicas that get each other's answers must agree. So it may be the new one that goes.
+        """
+        self.remove(entry.id)
         gone: list[Entry] = []
-        same = self._variants(entry.exact)
+        same = sorted(self._variants(entry.exact), key=_age)
         while len(same) >= max(variants, 1):
             oldest = same.pop(0)
+            if _age(oldest) > _age(entry):
+                return [*gone, entry]
             self.remove(oldest.id)
             gone.append(oldest)
         self._share_words(entry)
         self._by_exact[entry.exact] = entry if not same else [*same, entry]
         self._expiry.add(entry)
         self.ledger.charge(entry)
-        return gone + self._make_room(entry.id)
+        return gone + self.make_room(entry.id) if evict else gone
 
     def remove(self, id: int) -> Entry | None:
         """Forget an entry; unknown ids give None."""
@@ -99,7 +106,8 @@ class Catalog:
             return []
         return list(found) if isinstance(found, list) else [found]
 
-    def _make_room(self, newcomer: int) -> list[Entry]:
+    def make_room(self, newcomer: int = -1) -> list[Entry]:
+        """Evict what is too much, the newcomer last."""
         gone: list[Entry] = []
         while self.ledger.over():
             victim = self.ledger.victim(self._clock(), spare=newcomer)
@@ -111,6 +119,10 @@ class Catalog:
         if len(self._expiry) > 2 * len(self._by_id) + 1000:
             self._expiry = Lifetimes(self._by_id.values())
         return gone
+
+
+def _age(entry: Entry) -> tuple[float, int]:
+    return entry.created, entry.id
 
 
 def _itself(word: Word) -> Word:

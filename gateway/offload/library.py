@@ -34,6 +34,12 @@ class Index(Protocol):
     async def encode(self, texts: Sequence[str]) -> Vector: ...
 
 
+class Criteria(Protocol):
+    """What a purge means."""
+
+    def means_example(self, id: int, tenant: str, category: str, model: str) -> bool: ...
+
+
 class Shelf(Protocol):
     """The part of the store that keeps small records, kind by kind. Raises StoreError, nothing else."""
 
@@ -153,6 +159,10 @@ class Library:
         if not self.ready:
             self._unwelcome.append(wanted)
         return len(gone)
+
+    def purge_by(self, criteria: Criteria) -> int:
+        """The same by what can be told to other replicas."""
+        return self.purge(lambda e: criteria.means_example(e.id, e.tenant, e.category, e.model))
 
     def _place(self, example: Example, vector: Vector) -> None:
         self._index.add(example.id, _partition(example.tenant, example.model), vector)

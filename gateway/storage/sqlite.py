@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from gateway.errors import StoreError
-from gateway.exchange import Entry, Record
+from gateway.errors import Outdated, StoreError
+from gateway.exchange import Change, Entry, Record
 from gateway.storage import codec
 from gateway.storage.bounded import bounded
 from gateway.storage.lane import Lane
+from gateway.storage.memory import by_variants
 
 T = TypeVar("T")
 Database = sqlite3.Connection
@@ -51,7 +52,20 @@ _SHELF = (
     # Keys as bytes: SQLite leaves texts with a NUL in them undefined. With rowids, as values are kilobytes.
     "CREATE TABLE shelf (kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key))",
 )
-_SCHEMA = (_ENTRIES, _SHELF)  # what versions 1 and 2 brought; an older file gets what it lacks
+_CHANGES = (
+    # Numbers never come back: a process that sleeps finds out that what it missed is gone.
+    """CREATE TABLE changes (
+        at INTEGER PRIMARY KEY AUTOINCREMENT,
+        op TEXT NOT NULL,
+        ids BLOB NOT NULL,
+        variants INTEGER NOT NULL,
+        body BLOB NOT NULL)""",
+    "CREATE TABLE purges (at INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE TABLE journals (name TEXT NOT NULL, number INTEGER NOT NULL, value BLOB NOT NULL,"
+    " PRIMARY KEY (name, number))",
+    "INSERT INTO meta (key, value) VALUES ('changes:of', randomblob(8)), ('changes:purged', '0')",
+)
+_SCHEMA = (_ENTRIES, _SHELF, _CHANGES)  # what each version brought; an older file gets what it lacks
 _FORMAT = (  # of a new file, before its first table
     "page_size = 8192",  # four entries with 384 floats a page, instead of one or two
     "auto_vacuum = INCREMENTAL",
@@ -66,13 +80,14 @@ _VERSION_OF_ID = "(SELECT version FROM entries WHERE id = ?)"  # read from the i
 _DELETE_DOCUMENT = f"DELETE FROM documents WHERE version = {_VERSION_OF_ID}"
 _SHRINK_PAGES = 256  # given back to the file system by one delete, once more than half of the file is free
 _INT64 = range(-(2**63), 2**63)
+_CHANGES_PAGE = 1_000  # changes read at once
 
 
 class SqliteStore:
     """A DocumentStore in one file, with a thread and a connection for writes and another for reads.
 
     `timeout` bounds writes, `read_timeout` reads, `busy_timeout` the wait for another process's write, all in
-    seconds; `max_bytes` bounds the file (None: the disk does). A write that timed out may still happen.
+    seconds; `max_bytes` bounds the file (None: the disk does), `max_changes` what others can follow. A write that timed out may still happen.
     """
 
     def __init__(
@@ -83,10 +98,11 @@ class SqliteStore:
         read_timeout: float = 2.0,
         busy_timeout: float = 1.0,
         max_bytes: int | None = None,
+        max_changes: int = 20_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._timeout, self._read_timeout, self._clock = timeout, read_timeout, clock
-        self._file = _File(Path(path), busy_timeout, max_bytes)
+        self._file = _File(Path(path), busy_timeout, max_bytes, max_changes)
         self._writer: _Session | None = None
         self._reader: _Session | None = None
         self.undecodable = 0  # rows that scans skipped
@@ -123,9 +139,9 @@ class SqliteStore:
         sql = f"SELECT body FROM documents WHERE version = {_VERSION_OF_ID}"
         return await self._read("get", lambda db: _value(db.execute(sql, (id,)).fetchone()))
 
-    async def put(self, records: Sequence[Record]) -> None:
+    async def put(self, records: Sequence[Record], seen: str | None = None) -> None:
         """All records in one transaction, on disk when this returns."""
-        await self._write("put", lambda db: _insert(db, records))
+        await self._write("put", lambda db: _insert(db, records, seen))
 
     async def delete(self, ids: Sequence[int]) -> None:
         """In small transactions, so that a large purge lets writes through between them."""
@@ -159,6 +175,9 @@ class SqliteStore:
         sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
         await self._write("put_meta", lambda db: _commit(db, sql, (key, bytes(value))))
 
+    async def claim_meta(self, key: str, value: bytes) -> bytes:
+        return await self._write("claim_meta", lambda db: _claim(db, key, bytes(value)))
+
     async def shelve(self, kind: str, items: Mapping[str, bytes]) -> None:
         """In transactions of 250 records, on disk when this returns."""
         rows = list(items.items())
@@ -178,6 +197,41 @@ class SqliteStore:
         while page := await self._read("shelf", partial(_shelf, kind=kind, start=start)):
             yield page
             start = page[-1][0] + "\0"  # the very next key there can be
+
+    async def position(self) -> str:
+        """Which file it is, and the number of its newest change."""
+        return await self._read("position", lambda db: _position(db, _newest(db)))
+
+    async def changes(self, after: str) -> list[Change] | None:
+        return await self._read("changes", lambda db: _changes(db, after))
+
+    async def load(self, ids: Sequence[int]) -> list[tuple[Entry, bytes | None]]:
+        found: list[tuple[Entry, bytes | None]] = []
+        for start in range(0, len(ids), _PAGE):
+            found += await self._read("load", partial(self._load, ids=ids[start : start + _PAGE]))
+        return found
+
+    async def announce(self, op: str, body: bytes) -> str:
+        return await self._write("announce", lambda db: _announce(db, op, bytes(body)))
+
+    async def unfinished(self) -> dict[str, bytes]:
+        sql = "SELECT at, body FROM purges"
+        return await self._read(
+            "unfinished", lambda db: {_position(db, at): bytes(body) for at, body in db.execute(sql)}
+        )
+
+    async def finish(self, at: str) -> None:
+        number = int(at.rpartition("-")[2])
+        await self._write("finish", lambda db: _commit(db, "DELETE FROM purges WHERE at = ?", (number,)))
+
+    async def append(self, journal: str, value: bytes, *, after: int | None = None, keep: int) -> int | None:
+        return await self._write("append", lambda db: _append(db, journal, bytes(value), after, keep))
+
+    async def journal(self, name: str, count: int) -> list[tuple[int, bytes]]:
+        sql = "SELECT number, value FROM journals WHERE name = ? ORDER BY number DESC LIMIT ?"
+        return await self._read(
+            "journal", lambda db: [(n, bytes(value)) for n, value in db.execute(sql, (name, count))]
+        )
 
     async def _read(self, action: str, work: Callable[[Database], T]) -> T:
         return await self._on(self._reader, action, self._read_timeout, work)
@@ -221,13 +275,23 @@ class SqliteStore:
             " ORDER BY version LIMIT ?"
         )
         rows = db.execute(sql, (after, self._clock(), _PAGE)).fetchall()
+        page = self._decoded([row[1:] for row in rows])
+        return (rows[-1][0] if len(rows) == _PAGE else 0), page
+
+    def _load(self, db: Database, ids: Sequence[int]) -> list[tuple[Entry, bytes | None]]:
+        sql = "SELECT id, metadata, vector FROM entries WHERE id = ? AND expires > ?"
+        now = self._clock()
+        rows = (db.execute(sql, (id, now)).fetchone() for id in ids if id in _INT64)
+        return self._decoded([row for row in rows if row is not None])
+
+    def _decoded(self, rows: Sequence[tuple[int, object, object]]) -> list[tuple[Entry, bytes | None]]:
         page = []
-        for _, id, metadata, vector in rows:
+        for id, metadata, vector in rows:
             try:
                 page.append(_entry(id, metadata, vector))
             except codec.Undecodable:
                 self.undecodable += 1
-        return (rows[-1][0] if len(rows) == _PAGE else 0), page
+        return page
 
 
 class _Session:
@@ -279,8 +343,9 @@ class _Session:
 class _File:
     """The database file: created, opened with its schema in place, or set aside. Used by both threads."""
 
-    def __init__(self, path: Path, busy_timeout: float, max_bytes: int | None) -> None:
+    def __init__(self, path: Path, busy_timeout: float, max_bytes: int | None, max_changes: int) -> None:
         self.path = path
+        self._max_changes = max_changes
         self.set_aside_count = 0
         self._busy_timeout, self._max_bytes = busy_timeout, max_bytes
         self._lock = threading.Lock()
@@ -337,6 +402,7 @@ class _File:
             db.execute(f"PRAGMA {pragma}")
         if version < len(_SCHEMA):
             self._upgrade(db)
+        db.create_function("kept", 0, lambda: self._max_changes, deterministic=True)  # changes, for _change
         if self._max_bytes is not None:  # last, so that a full file still gets its newest table
             db.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // _pragma(db, 'page_size'))}")
 
@@ -380,10 +446,12 @@ def _commit(db: Database, sql: str, parameters: tuple[object, ...]) -> None:
         db.execute(sql, parameters)
 
 
-def _insert(db: Database, records: Sequence[Record]) -> None:
+def _insert(db: Database, records: Sequence[Record], seen: str | None) -> None:
     entries = [(r.entry.id, r.entry.expires, codec.encode(r.entry), r.vector) for r in records]
     documents = [(r.entry.id, r.document) for r in records]
     with _transaction(db):
+        if seen is not None and not _has_seen(db, seen):
+            raise Outdated("sqlite: put: a purge was announced")
         db.executemany(_DELETE_DOCUMENT, [(id,) for id, _ in documents])
         db.executemany(
             "INSERT OR REPLACE INTO entries (id, expires, metadata, vector) VALUES (?, ?, ?, ?)", entries
@@ -392,18 +460,93 @@ def _insert(db: Database, records: Sequence[Record]) -> None:
             "INSERT OR REPLACE INTO documents (version, body) SELECT version, ?2 FROM entries WHERE id = ?1",
             documents,
         )
+        for variants, ids in by_variants(records).items():
+            _change(db, "put", ids, variants)
 
 
 def _delete(db: Database, ids: Sequence[int]) -> None:
     with _transaction(db):
-        _forget(db, ids)
+        gone = _forget(db, ids)
+        if gone:
+            _change(db, "delete", gone)
     _shrink(db)
 
 
-def _forget(db: Database, ids: Sequence[int]) -> None:
-    rows = [(id,) for id in ids]
-    db.executemany(_DELETE_DOCUMENT, rows)
-    db.executemany("DELETE FROM entries WHERE id = ?", rows)
+def _forget(db: Database, ids: Sequence[int]) -> list[int]:
+    """Which of them there were."""
+    db.executemany(_DELETE_DOCUMENT, [(id,) for id in ids])
+    return [id for id in ids if db.execute("DELETE FROM entries WHERE id = ?", (id,)).rowcount]
+
+
+def _change(db: Database, op: str, ids: Sequence[int] = (), variants: int = 1, body: bytes = b"") -> int:
+    """Tell those who follow, within the caller's transaction. Returns its number."""
+    packed = b"".join(id.to_bytes(8, "big", signed=True) for id in ids)
+    sql = "INSERT INTO changes (op, ids, variants, body) VALUES (?, ?, ?, ?)"
+    number = db.execute(sql, (op, packed, variants, body)).lastrowid
+    assert number is not None
+    db.execute("DELETE FROM changes WHERE at <= ? - kept()", (number,))
+    return number
+
+
+def _newest(db: Database) -> int:
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _position(db: Database, number: int) -> str:
+    """Another file has other changes under the same numbers."""
+    of = db.execute("SELECT value FROM meta WHERE key = 'changes:of'").fetchone()[0]
+    return f"{bytes(of).hex()}-{number}"
+
+
+def _has_seen(db: Database, seen: str) -> bool:
+    """Whether no purge was announced after a position."""
+    purged = db.execute("SELECT value FROM meta WHERE key = 'changes:purged'").fetchone()[0]
+    number = int(seen.rpartition("-")[2])
+    return int(purged) <= number and _position(db, number) == seen
+
+
+def _changes(db: Database, after: str) -> list[Change] | None:
+    number = int(after.rpartition("-")[2])
+    sql = "SELECT at, op, ids, variants, body FROM changes WHERE at > ? ORDER BY at LIMIT ?"
+    rows = db.execute(sql, (number, _CHANGES_PAGE)).fetchall()
+    if _position(db, number) != after or (rows[0][0] if rows else _newest(db) + 1) != number + 1:
+        return None
+    of = after.rpartition("-")[0]
+    return [
+        Change(f"{of}-{at}", op, _unpacked(ids), variants, bytes(body))
+        for at, op, ids, variants, body in rows
+    ]
+
+
+def _unpacked(ids: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(ids[k : k + 8], "big", signed=True) for k in range(0, len(ids), 8))
+
+
+def _announce(db: Database, op: str, body: bytes) -> str:
+    with _transaction(db):
+        number = _change(db, op, body=body)
+        if op == "purge":
+            db.execute("INSERT INTO purges (at, body) VALUES (?, ?)", (number, body))
+            db.execute("UPDATE meta SET value = ? WHERE key = 'changes:purged'", (str(number),))
+        return _position(db, number)
+
+
+def _append(db: Database, journal: str, value: bytes, after: int | None, keep: int) -> int | None:
+    with _transaction(db):
+        last = db.execute("SELECT max(number) FROM journals WHERE name = ?", (journal,)).fetchone()[0] or 0
+        if after is not None and after != last:
+            return None
+        db.execute("INSERT INTO journals (name, number, value) VALUES (?, ?, ?)", (journal, last + 1, value))
+        db.execute("DELETE FROM journals WHERE name = ? AND number <= ?", (journal, last + 1 - keep))
+        _change(db, "journal", body=journal.encode())
+        return int(last) + 1
+
+
+def _claim(db: Database, key: str, value: bytes) -> bytes:
+    with _transaction(db):
+        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+        return bytes(db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
 
 
 def _shrink(db: Database) -> None:

@@ -1,21 +1,36 @@
 """Group commit: what is to be stored waits in a bounded queue and goes to the store in batches.
 
-Decides when a batch goes: at once when idle; while a commit runs, arrivals gather behind it. Must never make
-the caller wait, reorder a delete before an earlier put, grow without bound, or die with the store.
+Decides when a batch goes: at once when idle; while a commit runs, arrivals gather behind it. While the store is
+away everything waits, in order and within the bounds. Must never make the caller wait, reorder a delete before an
+earlier put, grow without bound, store what a purge has meant, or die with the store.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from gateway.errors import StoreError
-from gateway.exchange import Record
+from gateway.errors import Outdated, StoreAway, StoreError
+from gateway.exchange import Entry, Record
 from gateway.interfaces import DocumentStore
 
 _log = logging.getLogger(__name__)
 _OVERHEAD = 512  # bytes charged for an entry's metadata beside its texts, and for a delete
+_PAUSES = (0.05, 1.0)  # seconds between tries at a store that is away: the first, and the longest
+
+
+class Following(Protocol):
+    """What is known of others who write to the same store."""
+
+    position: str | None  # up to where their changes have been applied
+
+    async def catch_up(self) -> None:
+        """Apply what has happened since. Raises StoreError."""
+
+    def unwanted(self, entry: Entry) -> bool:
+        """Whether an entry that waits to be stored was purged meanwhile."""
 
 
 @dataclass(slots=True)
@@ -37,8 +52,8 @@ class Writer:
 
     Bounds: the queue by `max_records` jobs and `max_bytes`; a batch by `batch_records` and `batch_bytes`;
     `linger` (seconds) is how long a small batch waits for company, under load only; `timeout` (seconds) is
-    how long the store may take for a batch. Counters: `durable`, `failed` and `dropped` records, `deleted`
-    and `undeleted` ids.
+    how long the store may take for a batch. Counters: `durable`, `failed`, `dropped` and `withdrawn` (purged while
+    they waited) records, `deleted` and `undeleted` ids.
     """
 
     def __init__(
@@ -63,12 +78,18 @@ class Writer:
         self._enough = asyncio.Event()  # a full batch waits, or somebody waits for the queue to empty
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._following: Following | None = None
         self.failing = False  # whether the store refused the last batch
-        self.durable = self.failed = self.dropped = self.deleted = self.undeleted = 0
+        self.away = False  # whether it cannot be reached
+        self.durable = self.failed = self.dropped = self.withdrawn = self.deleted = self.undeleted = 0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writing" if self._batch else "idle"
         return f"<Writer {state}: {len(self._queue)} waiting, {self.durable} durable, {self.failed} failed>"
+
+    def follow(self, following: Following) -> None:
+        """From now on nothing is stored before what others have purged is known."""
+        self._following = following
 
     def submit(self, record: Record) -> "asyncio.Future[bool]":
         """Queue a record. True: durable. False: the queue was full (at once) or the store did not confirm."""
@@ -164,29 +185,64 @@ class Writer:
     async def _commit(self, batch: Sequence[_Put | _Delete]) -> None:
         puts = [job for job in batch if isinstance(job, _Put)]
         deletes = [job for job in batch if isinstance(job, _Delete)]
-        records = [job.record for job in puts]
         ids = [id for job in deletes for id in job.ids]
-        if puts:
-            stored = await self._confirmed(self._store.put(records), f"{len(puts)} records")
-            self._count_puts(len(puts), stored)
-            _settle(puts, stored)
+        if puts and not await self._confirmed(lambda: self._put(puts), f"{len(puts)} records"):
+            left = [job for job in puts if not _settled(job)]
+            self._count_puts(len(left), stored=False)
+            _settle(left, False)
         if deletes:
-            removed = not ids or await self._confirmed(self._store.delete(ids), f"{len(ids)} deletes")
+            removed = not ids or await self._confirmed(lambda: self._store.delete(ids), f"{len(ids)} deletes")
             self._count_deletes(len(ids), removed)
             _settle(deletes, removed)
 
-    async def _confirmed(self, work: Awaitable[None], what: str) -> bool:
-        """Whether the store did it. One that timed out may still happen: False means "not sure"."""
+    async def _put(self, jobs: Sequence[_Put]) -> None:
+        """Store those that nobody has purged; the others are settled without."""
+        following, seen = self._following, None
+        if following is not None:
+            if following.position is None:
+                await following.catch_up()
+            seen = following.position
+            purged = [job for job in jobs if not _settled(job) and following.unwanted(job.record.entry)]
+            self.withdrawn += len(purged)
+            _settle(purged, False)
+        left = [job for job in jobs if not _settled(job)]
+        await self._store.put([job.record for job in left], seen)
+        self._count_puts(len(left), stored=True)
+        _settle(left, True)
+
+    async def _confirmed(self, work: Callable[[], Awaitable[None]], what: str) -> bool:
+        """Whether the store did it, be it after a while. False: it refused, or was too slow, which means "not sure"."""
+        pause, longest = _PAUSES
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await work()
+                self._recovered()
+                return True
+            except Outdated:
+                await self._caught_up()
+            except StoreAway as error:
+                self._report(what, error)
+                self.away = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
+            except Exception as error:  # even a store that breaks its contract must not end the only writer
+                self._report(what, error)
+                return False
+
+    async def _caught_up(self) -> None:
+        assert self._following is not None  # or the store would not know what has been seen
         try:
-            async with asyncio.timeout(self._timeout):
-                await work
-        except Exception as error:  # even a store that breaks its contract must not end the only writer
-            self._report(what, error)
-            return False
+            await self._following.catch_up()
+        except StoreError as error:
+            self._report("what others have purged", error)
+            await asyncio.sleep(_PAUSES[0])
+
+    def _recovered(self) -> None:
+        self.away = False
         if self.failing:
             self.failing = False
             _log.info("the store takes writes again: %r", self)
-        return True
 
     def _report(self, what: str, error: Exception) -> None:
         """Log the first failure of a row; the counters tell of the others."""
@@ -215,6 +271,11 @@ class Writer:
         self._count_puts(sum(1 for job in left if isinstance(job, _Put)), stored=False)
         self._count_deletes(sum(len(job.ids) for job in left if isinstance(job, _Delete)), removed=False)
         _settle(left, False)
+
+
+def _settled(job: _Put) -> bool:
+    """A caller that has stopped waiting still wants it stored."""
+    return job.done.done() and not job.done.cancelled()
 
 
 def _settle(jobs: Sequence[_Put | _Delete], outcome: bool) -> None:

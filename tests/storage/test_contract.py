@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import StoreError
+from gateway.errors import Outdated, StoreError
 from gateway.exchange import Entry
 from gateway.storage.memory import MemoryStore
 from gateway.storage.redis import RedisStore
 from gateway.storage.sqlite import SqliteStore
 from tests.storage.conftest import make_record
+
+MANY = 500  # more changes than the stores here keep
 
 
 class Clock:
@@ -37,12 +39,12 @@ def clock() -> Clock:
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Any]:
     """Makes one more store object over the same data (memory: the same object)."""
     if request.param == "memory":
-        store = MemoryStore(clock=clock)
+        store = MemoryStore(clock=clock, max_changes=100)
         return lambda: store
     if request.param == "sqlite":
-        return lambda: SqliteStore(tmp_path / "new" / "gateway.db", clock=clock)
+        return lambda: SqliteStore(tmp_path / "new" / "gateway.db", clock=clock, max_changes=100)
     url, namespace = request.getfixturevalue("redis_server").url, uuid.uuid4().hex
-    return lambda: RedisStore(url, namespace=namespace, clock=clock)
+    return lambda: RedisStore(url, namespace=namespace, clock=clock, max_changes=100)
 
 
 def run(make: Callable[[], Any], body: Callable[[Any], Any]) -> Any:
@@ -336,5 +338,116 @@ def test_many_calls_at_once(make: Callable[[], Any]) -> None:
         await store.put([make_record(id) for id in range(100)])
         documents = await asyncio.gather(*(store.get(id) for id in range(100)))
         assert documents == [make_record(id).document for id in range(100)]
+
+    run(make, body)
+
+
+# ── what those who share a store are told ───────────────────────────────────────────────────────────────────
+
+
+async def followed(store: Any, at: str) -> list[tuple[Any, ...]]:
+    """What happened after a position, without where."""
+    found = await store.changes(at)
+    assert found is not None
+    return [(c.op, c.ids, c.variants, c.body) for c in found if c.op != "begin"]
+
+
+def test_changes_are_told_in_order_to_other_objects(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        other = make()
+        await other.open()
+        at = await other.position()
+        assert await other.changes(at) == []
+        await store.put([make_record(1), make_record(2**63 - 1), replace(make_record(3), variants=4)])
+        await store.delete([1, 77])
+        await store.delete([1])
+        await store.announce("purge", b"{}")
+        assert await store.append("policies", b"book", keep=3) == 1
+        assert await followed(other, at) == [
+            ("put", (1, 2**63 - 1), 1, b""),
+            ("put", (3,), 4, b""),
+            ("delete", (1,), 1, b""),
+            ("purge", (), 1, b"{}"),
+            ("journal", (), 1, b"policies"),
+        ]
+        found = await other.changes(at)
+        assert await followed(other, found[2].at) == [
+            ("purge", (), 1, b"{}"),
+            ("journal", (), 1, b"policies"),
+        ]
+        assert await store.position() == found[-1].at
+        await other.close()
+
+    run(make, body)
+
+
+def test_a_position_that_is_not_known_any_more_is_a_gap(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        at = await store.position()
+        for n in range(MANY):
+            await store.announce("told", b"%d" % n)
+        assert await store.changes(at) is None
+        assert await store.changes(await store.position()) == []
+
+    run(make, body)
+
+
+def test_a_writer_that_has_not_seen_a_purge_stores_nothing(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        before = await store.position()
+        await store.put([make_record(1)], before)
+        at = await store.announce("purge", b"all")
+        assert await store.unfinished() == {at: b"all"}
+        with pytest.raises(Outdated):
+            await store.put([make_record(2), make_record(3)], before)
+        assert set(await scanned(store)) == {1}
+        await store.put([make_record(2)], at)
+        await store.announce("told", b"something else")
+        await store.put([make_record(3)], at)
+        assert set(await scanned(store)) == {1, 2, 3}
+        await store.finish(at)
+        assert await store.unfinished() == {}
+        with pytest.raises(Outdated):
+            await store.put([make_record(4)], before)
+
+    run(make, body)
+
+
+def test_entries_are_loaded_by_id(make: Callable[[], Any], clock: Clock) -> None:
+    async def body(store: Any) -> None:
+        await store.put(
+            [make_record(1), make_record(2, vector=False), make_record(3, expires=clock.now + 0.05)]
+        )
+        clock.now += 0.05
+        await asyncio.sleep(0.06)
+        found = await store.load([1, 2, 3, 99])
+        assert [(entry.id, vector) for entry, vector in found] == [(1, make_record(1).vector), (2, None)]
+        assert await store.load([]) == []
+
+    run(make, body)
+
+
+def test_of_two_appends_after_the_same_number_one_is_refused(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        assert await store.journal("policies", 10) == []
+        outcomes = await asyncio.gather(
+            *(store.append("policies", b"%d" % n, after=0, keep=2) for n in range(3))
+        )
+        assert sorted(str(outcome) for outcome in outcomes) == ["1", "None", "None"]
+        assert await store.append("policies", b"two", after=1, keep=2) == 2
+        assert await store.append("policies", b"late", after=1, keep=2) is None
+        assert await store.append("policies", b"three", keep=2) == 3
+        assert await store.append("audit", b"other", keep=2) == 1
+        assert await store.journal("policies", 10) == [(3, b"three"), (2, b"two")]
+        assert await store.journal("policies", 1) == [(3, b"three")]
+
+    run(make, body)
+
+
+def test_of_two_claims_one_stands_for_both(make: Callable[[], Any]) -> None:
+    async def body(store: Any) -> None:
+        stand = await asyncio.gather(*(store.claim_meta("secret", b"%d" % n) for n in range(4)))
+        assert len(set(stand)) == 1
+        assert await store.claim_meta("secret", b"later") == stand[0] == await store.get_meta("secret")
 
     run(make, body)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import StoreError
+from gateway.errors import StoreAway, StoreError
 from gateway.storage.redis import RedisStore
 from tests.storage.conftest import Server, make_record
 
@@ -55,11 +55,12 @@ def test_keys_share_one_slot_and_carry_lifetimes(redis_server: Server, namespace
         await store.put([make_record(0xAB, expires=time.time() + 100)])
         await store.put_meta("secret", b"s")
         await store.shelve("pair", {"a": b"1", "b": b"2"})
+        await store.announce("purge", b"{}")
+        await store.append("audit", b"x", keep=5)
         keys = {key.decode() for key in await store._call("look", "KEYS", f"*{namespace}*")}
-        assert keys == {
-            f"gw:{{{namespace}}}:{name}"
-            for name in ("e:00000000000000ab", "d:00000000000000ab", "ids", "changes", "meta", "shelf:pair")
-        }
+        names = ["e:00000000000000ab", "d:00000000000000ab", "ids", "changes", "meta", "shelf:pair"]
+        names += ["purged", "purges", "journal:audit", f"w:{store._writer}"]
+        assert keys == {f"gw:{{{namespace}}}:{name}" for name in names}
         for kind in "ed":
             left = await store._call("look", "PTTL", f"gw:{{{namespace}}}:{kind}:00000000000000ab")
             assert 95_000 < left <= 100_000
@@ -81,22 +82,58 @@ def test_namespaces_are_apart(redis_server: Server, namespace: str) -> None:
     run(RedisStore(redis_server.url, namespace=namespace), body)
 
 
-def test_puts_and_deletes_are_in_the_capped_change_stream(redis_server: Server, namespace: str) -> None:
-    stream = f"gw:{{{namespace}}}:changes"
-
+def test_the_change_stream_is_capped(redis_server: Server, namespace: str) -> None:
     async def body(store: RedisStore) -> None:
-        await store.put([make_record(1), make_record(2)])
-        await store.delete([1])
-        changes = [fields for _, fields in await store._call("look", "XRANGE", stream, "-", "+")]
-        names = [f"{id:016x}".encode() for id in (1, 2, 1)]
-        assert changes == [
-            {b"op": op, b"id": name} for op, name in zip([b"put", b"put", b"delete"], names, strict=True)
-        ]
-        for _ in range(5):
-            await store.delete(list(range(1_000)))
-        assert await store._call("look", "XLEN", stream) < 1_000
+        for _ in range(1_500):
+            await store.announce("told", b"")
+        assert await store._call("look", "XLEN", f"gw:{{{namespace}}}:changes") < 1_000
 
     run(RedisStore(redis_server.url, namespace=namespace, max_changes=500), body)
+
+
+def test_a_write_that_arrives_after_later_ones_changes_nothing(redis_server: Server, namespace: str) -> None:
+    async def body(store: RedisStore) -> None:
+        await store.put([make_record(1)])
+        sent, numbers = store._run, []
+
+        async def late(action: str, script: str, keys: Any, words: Any) -> Any:
+            numbers.append(words[0])
+            if action == "put":  # given up, as far as the sender knows
+                stuck.append((action, script, keys, words))
+                return b"OK"
+            return await sent(action, script, keys, words)
+
+        stuck: list[Any] = []
+        store._run = late  # type: ignore[method-assign]
+        await store.put([make_record(2)])
+        await store.delete([1, 2])
+        assert [await sent(*call) for call in stuck] == [b"LATE"]
+        assert await ids(store) == []
+        assert numbers == [2, 3]
+
+    run(RedisStore(redis_server.url, namespace=namespace), body)
+
+
+def test_an_append_that_was_sent_twice_is_one(redis_server: Server, namespace: str) -> None:
+    async def body(store: RedisStore) -> None:
+        assert await store.append("policies", b"same", after=0, keep=5) == 1
+        assert await store.append("policies", b"same", after=0, keep=5) == 1
+        assert await store.append("policies", b"other", after=0, keep=5) is None
+        assert await store.journal("policies", 5) == [(1, b"same")]
+
+    run(RedisStore(redis_server.url, namespace=namespace), body)
+
+
+def test_changes_of_a_server_that_has_lost_its_data_are_a_gap(own_server: Server) -> None:
+    async def body(store: RedisStore) -> None:
+        await store.put([make_record(1)])
+        at = await store.position()
+        await store._call("lose", "FLUSHALL")
+        assert await store.changes(at) is None
+        await store.put([make_record(2)])
+        assert await store.changes(at) is None
+
+    run(RedisStore(own_server.url), body)
 
 
 def test_a_value_the_server_evicted_or_somebody_spoiled_is_skipped(
@@ -122,7 +159,7 @@ def test_gone_is_told_quickly_and_back_works_without_restart(own_server: Server)
         calls += [lambda: store.shelve("pair", {"a": b"2"}), lambda: store.unshelve("pair", ["a"])]
         for call in [*calls, lambda: ids(store), lambda: store.get_meta("a"), lambda: shelf(store)]:
             started = time.perf_counter()
-            with pytest.raises(StoreError):
+            with pytest.raises(StoreAway):
                 await call()
             assert time.perf_counter() - started < 5
         own_server.start()
@@ -143,7 +180,7 @@ def test_a_server_that_hangs_is_given_up_in_time(own_server: Server) -> None:
         started = time.perf_counter()
         outcomes = await asyncio.gather(*(store.get(1) for _ in range(50)), return_exceptions=True)
         assert time.perf_counter() - started < 5
-        assert {type(outcome) for outcome in outcomes} == {StoreError}
+        assert {type(outcome) for outcome in outcomes} == {StoreAway}
         os.kill(own_server.process.pid, signal.SIGCONT)
         assert await store.get(1) is not None
 
@@ -170,8 +207,9 @@ def test_a_server_that_is_away_at_open_is_used_when_it_comes(own_server: Server)
 def test_a_server_out_of_memory_refuses_the_whole_batch_and_recovers(own_server: Server) -> None:
     async def body(store: RedisStore) -> None:
         await store._call("limit", "CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(StoreError, match=r"OOM|maxmemory|Transaction"):
+        with pytest.raises(StoreError, match=r"OOM|maxmemory") as caught:
             await store.put([make_record(1)])
+        assert not isinstance(caught.value, StoreAway), "trying again would not help"
         await store._call("limit", "CONFIG", "SET", "maxmemory", "0")
         assert await store.get(1) is None
         await store.put([make_record(1)])

@@ -72,7 +72,7 @@ def test_every_commit_is_synced_to_the_disk(path: Path) -> None:
         got = await store._write(
             "look", lambda db: [db.execute(f"PRAGMA {s}").fetchone()[0] for s in settings]
         )
-        assert got == ["wal", 2, 8192, 2, 2]  # 2: FULL; 2: INCREMENTAL
+        assert got == ["wal", 2, 8192, 2, 3]  # 2: FULL; 2: INCREMENTAL
 
     run(SqliteStore(path), body)
 
@@ -270,8 +270,8 @@ def test_another_programs_database_is_left_alone(path: Path) -> None:
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     fill(path, 1)
-    raw(path, "PRAGMA user_version = 3")
-    with pytest.raises(StoreError, match="schema 3"):
+    raw(path, "PRAGMA user_version = 4")
+    with pytest.raises(StoreError, match="schema 4"):
         run(SqliteStore(path), lambda store: _expect(store, []))
     assert raw(path, "SELECT id FROM entries JOIN documents USING (version)") == [(0,)]
 
@@ -279,7 +279,9 @@ def test_a_newer_schema_is_left_alone(path: Path) -> None:
 def make_old(path: Path) -> None:
     """A file as version 1 left it, with three entries."""
     fill(path, 3)
-    for statement in ("DROP TABLE shelf", "PRAGMA user_version = 1", "VACUUM"):
+    for table in ("shelf", "changes", "purges", "journals"):
+        raw(path, f"DROP TABLE {table}")
+    for statement in ("DELETE FROM meta", "PRAGMA user_version = 1", "VACUUM"):
         raw(path, statement)
 
 
@@ -287,7 +289,7 @@ def test_a_file_of_the_version_before_keeps_its_entries_and_gets_a_shelf(path: P
     make_old(path)
 
     async def body(store: SqliteStore) -> None:
-        assert raw(path, "PRAGMA user_version") == [(2,)]
+        assert raw(path, "PRAGMA user_version") == [(3,)]
         assert await ids(store) == [0, 1, 2]
         assert await store.get(2) == make_record(2).document
         await store.shelve("pair", {"a": b"1"})

@@ -25,9 +25,9 @@ class Scripted(MemoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def put(self, records: Sequence[Record]) -> None:
+    async def put(self, records: Sequence[Record], seen: str | None = None) -> None:
         await self._called("put", [record.entry.id for record in records])
-        await super().put(records)
+        await super().put(records, seen)
 
     async def delete(self, ids: Sequence[int]) -> None:
         await self._called("delete", list(ids))
