@@ -47,7 +47,7 @@ ALLOWED = {
 }
 # Foreign libraries and the only places that may import them.
 LIBRARIES = {
-    "aiohttp": {"server", "admin", "routing", "app", "doctor", "cache_tools"},
+    "aiohttp": {"server", "admin", "routing", "app", "workers", "doctor", "cache_tools"},
     "redis": {"storage"},
     "sqlite3": {"storage"},
     "hnswlib": {"index"},
