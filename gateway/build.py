@@ -258,11 +258,14 @@ def counts(config: StoreConfig, store: DocumentStore) -> Counts:
     """Where tenants' use is counted: on the Redis that replicas share, or in this process."""
     if config.kind != "redis":
         return MemoryCounts(store)
-    from gateway.storage.redis import RedisStore
     from gateway.storage.redis_counts import RedisCounts
+    from gateway.storage.redis_url import client
 
-    own = RedisStore(config.url, max_connections=64)  # its connections are not those of documents
-    return RedisCounts(own._client, namespace=config.namespace)
+    def own() -> Any:
+        """Connections that are not those of documents."""
+        return client(config.url, timeout=1.0, connections=64)
+
+    return RedisCounts(own, namespace=config.namespace)
 
 
 def limits(counted: Counts, fleet: Callable[[], Fleet]) -> Limits:
