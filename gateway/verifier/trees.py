@@ -62,12 +62,16 @@ class Trees:
 def grow(x: NDArray[np.float32], wanted: NDArray[np.bool_]) -> Trees:
     """Gradient boosting by scikit-learn, taken apart. Raises RuntimeError if the parts answer differently."""
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     model = HistGradientBoostingClassifier(
         max_iter=400, learning_rate=0.04, max_leaf_nodes=16, max_depth=6, max_features=0.3,
         min_samples_leaf=int(np.clip(len(x) // 200, 5, 60)), l2_regularization=5.0, early_stopping=False,
         random_state=0,
-    ).fit(x, wanted)  # fmt: skip
+    )  # fmt: skip
+    # Its many short steps would wait for each other on a busy machine.
+    with threadpool_limits(1, user_api="openmp"):
+        model.fit(x, wanted)
     found = _flat([predictors[0].nodes for predictors in model._predictors], model._baseline_prediction)
     if not np.allclose(found.logits(x[:256]), model.decision_function(x[:256]), atol=1e-5):
         raise RuntimeError("this release of scikit-learn keeps its trees in another form")
