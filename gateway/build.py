@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gateway.cache.guard import CHECKS, Guard
 from gateway.calibration import FLOOR
