@@ -121,7 +121,7 @@ def show(gateway: str) -> None:
         similarity = told.get("x-gateway-similarity", "")
         print(f"{expectation:34} {question:38} → {answer[:36]}")
         print(f"{'':34} {told['x-gateway-decision']} ({how}) {similarity}  {milliseconds:.1f} ms", flush=True)
-        time.sleep(0.3)  # answers are reusable 250 ms after their last byte
+        time.sleep(1.0)  # stored by then, on a busy machine too
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import orjson
 from gateway.calibration import FLOOR, Point, curve, needed, operating_point
 from gateway.errors import Invalid
 from gateway.interfaces import Embedder, Vector, Verifier
-from gateway.proof import ABOVE, SIGNIFICANT, WORDING, Proof, better, prove
+from gateway.proof import ABOVE, SIGNIFICANT, WORDING, Proof, proven
 
 ALL = "*"  # every category together
 BATCH = 64
@@ -150,8 +150,7 @@ def run(
     duplicate = np.array([pair.duplicate for pair in labelled], dtype=np.bool_)
     second = None
     if verifier is not None:
-        permitted = agreement(guard, labelled, WORDING)
-        second = Second(scored(verifier, labelled, left, right, permitted & (similarity >= ABOVE)), permitted)
+        second = heard(verifier, guard, labelled, left, right, similarity >= ABOVE)
     result = calibrate(similarity, duplicate, agreed, names, max_error, load_error, second)
     out.mkdir(parents=True, exist_ok=True)
     (out / "calibration.md").write_text(result.markdown(), encoding="utf-8")
@@ -210,11 +209,7 @@ def _rows(
         row = _row(name, *arrays, max_error)
         if second is not None:
             scores, permitted = second.scores[mine], second.permitted[mine]
-            proofs = (
-                prove(arrays[0], scores, *arrays[1:], max_error),
-                prove(arrays[0], scores, *arrays[1:], max_error, permitted, WORDING),
-            )
-            row = replace(row, proof=better(proofs))
+            row = replace(row, proof=proven(arrays[0], scores, *arrays[1:], permitted, max_error))
         rows.append(row)
     return tuple(rows)
 
@@ -234,6 +229,19 @@ def _row(
     threshold = max(threshold, FLOOR)
     point = curve(similarity, duplicate, agreed, [threshold])[0]
     return Row(name, int(duplicate.sum()), known, threshold, point)
+
+
+def heard(
+    verifier: Verifier,
+    guard: Judge,
+    pairs: Sequence[Texts],
+    left: Vector,
+    right: Vector,
+    near: np.ndarray[Any, Any],
+) -> Second:
+    """The verifier's word on those of n pairs that are `near` and no fact parts; vectors (n, d) of either side."""
+    permitted = agreement(guard, pairs, WORDING)
+    return Second(scored(verifier, pairs, left, right, permitted & near), permitted)
 
 
 def scored(

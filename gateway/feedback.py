@@ -40,8 +40,9 @@ class Feedback:
     async def take(self, tenant: str, given: Any) -> dict[str, Any]:
         """A verdict on an answer, by the request id of its response.
 
-        One for each: the same again counts once, another replaces what was said before. A bad one removes what was stored; a semantic hit's entry stays for those it was right for, but is never
-        served again to this question or its near neighbours.
+        One for each: the same again counts once, another replaces what was said before. A bad one removes what
+        was stored; a semantic hit's entry stays for those it was right for, but is never served again to this
+        question or its near neighbours.
         """
         if not isinstance(given, dict) or not isinstance(given.get("request_id"), str):
             raise BadRequest("Give the request_id of the response.", param="request_id")

@@ -69,6 +69,19 @@ def prove(
     return Proof(above, score, gained, lost, at_least(gained, gained + lost), waives)
 
 
+def proven(
+    similarity: Array,
+    scores: Array,
+    duplicate: Array,
+    agreed: Array,
+    permitted: Array,
+    max_error: float,
+) -> Proof | None:
+    """`prove` with the whole guard and with one that waives the checks of wording: the better of both."""
+    known = similarity, scores, duplicate, agreed, max_error
+    return better([prove(*known), prove(*known, permitted, WORDING)])
+
+
 def better(proofs: Sequence[Proof | None]) -> Proof | None:
     """Of several ways to use a score the one that holds and gains most, or that comes nearest to holding."""
     return max(

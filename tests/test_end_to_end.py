@@ -295,7 +295,8 @@ def test_a_real_stream_is_passed_on_and_kept(
 
     live = read()
     assert "Paris" in live
-    wait_until(lambda: gateway.http.get(f"{gateway.admin}/cache").json()["entries"] == 1)
+    # Asked again if need be: what a busy machine has no time to classify is not stored.
+    wait_until(lambda: read() == live and gateway.http.get(f"{gateway.admin}/cache").json()["entries"] == 1)
     assert read() == live
     assert 'decision="reuse"' in gateway.http.get(f"{gateway.admin}/metrics").text
 

@@ -15,11 +15,11 @@ import orjson
 from bench.accuracy.measure import Array, Measured, Table
 from bench.accuracy.vectors import vectors
 from gateway.cache.guard import Guard
-from gateway.calibrate import agreement, scored
+from gateway.calibrate import Second, agreement, heard, scored
 from gateway.calibration import FLOOR, NEVER, operating_point
 from gateway.embedding.weights import locate
 from gateway.interfaces import Embedder, Vector
-from gateway.proof import ABOVE, WORDING, better, prove
+from gateway.proof import ABOVE, WORDING, proven
 from gateway.verifier.model import ABOUT, Trained, load
 from gateway.verifier.split import place
 
@@ -143,26 +143,22 @@ def decisions(found: Trained, sets: Sequence[tuple[str, Measured, Sides]]) -> Ta
          "verifier: dup %", "verifier: non-dup %", "served: dup %"),
     )  # fmt: skip
     for name, measured, both in sets:
+        part = parts(measured)
+        learn, told = (part == 1, part == 2) if name == "QQP" else (~measured.tune, measured.tune)
+        near = (learn | told) & (measured.similarity >= ABOVE)
+        second = heard(found, Guard(), measured.pairs, both.left, both.right, near)
         for error in ERRORS:
-            row = _decision(found, measured, both, error, qqp=name == "QQP")
+            row = _decision(measured, second, near, learn, told, error)
             table.rows.append((name, f"{100 * error:.0f}", *row))
     return table
 
 
-def _decision(found: Trained, measured: Measured, both: Sides, error: float, qqp: bool) -> Iterator[str]:
-    part = parts(measured)
-    learn, told = (part == 1, part == 2) if qqp else (~measured.tune, measured.tune)
-    permitted = agreement(Guard(), measured.pairs, WORDING)
-    near = (learn | told) & (measured.similarity >= ABOVE)
-    scores = scored(found, measured.pairs, both.left, both.right, permitted & near)
-    known = (
-        measured.similarity[learn],
-        scores[learn],
-        measured.duplicate[learn],
-        measured.agreed[learn],
-        error,
-    )
-    proof = better([prove(*known), prove(*known, permitted[learn], WORDING)])
+def _decision(
+    measured: Measured, second: Second, near: Array, learn: Array, told: Array, error: float
+) -> Iterator[str]:
+    scores, permitted = second.scores, second.permitted
+    known = measured.similarity, scores, measured.duplicate, measured.agreed, permitted
+    proof = proven(*(array[learn] for array in known), error)
     if proof is None:
         return iter(["", "", "", "too few labels", *[""] * 5])
     others = learn & ~measured.duplicate
