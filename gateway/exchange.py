@@ -21,6 +21,7 @@ _OPERATIONS: dict[Endpoint, str] = {
     "chat": "chat",
     "completions": "text_completion",
     "responses": "chat",
+    "messages": "chat",
     "embeddings": "embeddings",
 }
 

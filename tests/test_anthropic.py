@@ -382,6 +382,6 @@ def test_prompts_read_from_a_cache_are_counted(native: Running, claude: Scripted
     (line,) = [
         line
         for line in told.splitlines()
-        if line.startswith("gen_ai_client_token_usage_total") and "input" in line
+        if line.startswith("gen_ai_client_token_usage_sum") and "input" in line
     ]
     assert float(line.split()[-1]) == 24
