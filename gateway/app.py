@@ -23,6 +23,7 @@ from aiohttp import ClientSession, web
 from gateway import build, readings
 from gateway import log as logs
 from gateway.admin.console import Told
+from gateway.admin.operators import Operators
 from gateway.admin.server import AdminServer
 from gateway.admin.transfer import routes as transfer_routes
 from gateway.asking import Asker
@@ -356,8 +357,9 @@ class App:
 
     async def _listen_admin(self) -> None:
         admin = self.config.admin
+        self.operators = Operators(build.operators(self.config))
         application = AdminServer(
-            token=admin.token,
+            operators=self.operators,
             open_metrics=admin.open_metrics,
             hosts=frozenset({*admin.hosts, admin.host}),
             policy=self.policy,
@@ -566,6 +568,7 @@ class App:
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(build.models(config))
                 self.tenants.replace(build.keys(config))
+                self.operators.replace(build.operators(config))
                 self._priorities = build.priorities(config)
                 self.limits.configure(build.limit_terms(config))
                 self.offloading.configure(build.pairs(config), build.offload_tenants(config))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.admin.operators import Token
 from gateway.cache.guard import CHECKS, Guard
 from gateway.calibration import FLOOR
 from gateway.config import (
@@ -247,6 +248,16 @@ def keys(config: Config) -> list[Listed]:
         Listed(key.key, tenant.name, key.label, math.inf if key.expires is None else _unix(key.expires))
         for tenant in config.tenants
         for key in tenant.listed
+    ]
+
+
+def operators(config: Config) -> list[Token]:
+    """Tokens of the admin port."""
+    admin = config.admin
+    own = [Token("admin", admin.token, "admin")] if admin.token else []
+    return own + [
+        Token(t.name, t.token, t.role, math.inf if t.expires is None else _unix(t.expires))
+        for t in admin.tokens
     ]
 
 

@@ -61,11 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--backend", action="append", metavar="URL")
     doctor.set_defaults(run=_doctor)
 
-    keys = commands.add_parser("keys", help="API keys of tenants")
+    keys = commands.add_parser("keys", help="API keys of tenants, tokens of operators")
     makings = keys.add_subparsers(required=True, metavar="COMMAND")
     new = makings.add_parser("new", help="make one: the key for its holder, its hash for gateway.yaml")
-    new.add_argument("--tenant", required=True, help="whose")
-    new.add_argument("--label", default="", help="by which it is known in GET /tenants")
+    whose = new.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--tenant", help="whose API key")
+    whose.add_argument("--role", choices=("read", "policy", "admin"), help="an admin token with this role")
+    new.add_argument("--label", default="", help="by which GET /tenants, or the audit log, knows it")
     new.add_argument("--expires", type=datetime.fromisoformat, help="a date, 2027-01-31, or a moment")
     new.set_defaults(run=_new_key)
 
@@ -355,11 +357,16 @@ def _new_key(options: argparse.Namespace) -> int:
     from gateway import keys
 
     key = keys.generate()
-    row = {"key": str(keys.hashed(key)), "label": options.label}
+    if options.role:
+        row = {"name": options.label or options.role, "token": str(keys.hashed(key)), "role": options.role}
+        place = "under admin.tokens"
+    else:
+        row = {"key": str(keys.hashed(key)), "label": options.label}
+        place = f"under the keys of '{options.tenant}'"
     row |= {"expires": options.expires.isoformat() if options.expires else ""}
     print("For its holder, shown this once:", file=sys.stderr)
     print(key)
-    print(f"\nFor gateway.yaml, under the keys of '{options.tenant}':", file=sys.stderr)
+    print(f"\nFor gateway.yaml, {place}:", file=sys.stderr)
     print("- " + json.dumps({name: value for name, value in row.items() if value}))
     return 0
 

@@ -63,16 +63,31 @@ class Listen(_Section):
     port: int = Field(8080, ge=0, le=65535)
 
 
+class TokenConfig(_Section):
+    name: str = Field(min_length=1, max_length=64)  # as the audit log names it
+    token: str = Field(min_length=1)  # itself, or its hash as `keys new` prints it
+    role: Literal["read", "policy", "admin"]
+    expires: datetime | None = None  # UTC where it says nothing else
+
+    @field_validator("token")
+    @classmethod
+    def _usable(cls, token: str) -> str:
+        if keys.is_hash(token):
+            keys.read(token)
+        return token
+
+
 class Admin(_Section):
     host: str = "127.0.0.1"
     port: int = Field(8081, ge=0, le=65535)
-    token: str = ""
+    token: str = ""  # of the role admin
+    tokens: tuple[TokenConfig, ...] = Field((), max_length=100)
     open_metrics: bool = False  # /metrics and probes without a token
     hosts: tuple[str, ...] = ()  # names beside loopback by which browsers may reach the admin port
 
     @model_validator(mode="after")
     def _token_off_loopback(self) -> "Admin":
-        if not self.token and not is_loopback(self.host):
+        if not self.token and not self.tokens and not is_loopback(self.host):
             raise ValueError("a token is required when the admin port listens off loopback")
         return self
 
@@ -389,6 +404,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _unique(self) -> "Config":
         _refuse_repeats("models", [m.name for m in self.models])
+        _refuse_repeats("admin.tokens", ["admin", *(t.name for t in self.admin.tokens)])
         unknown = {name for m in self.models for name in m.fallback} - {m.name for m in self.models}
         if unknown:
             raise ValueError(f"models: fallback names no listed model: {', '.join(sorted(unknown))}")
@@ -500,8 +516,8 @@ def _secrets(value: Any, *, secret: bool = False) -> Iterator[str]:
         for name, inner in value.items():
             yield from _secrets(inner, secret=secret or name in _SECRET)
     elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _secrets(inner, secret=secret)
+        for inner in value:  # objects in a list of keys name their own secrets
+            yield from _secrets(inner, secret=secret and not isinstance(inner, dict))
     elif isinstance(value, str) and secret:
         yield value
     elif isinstance(value, str) and "://" in value and "@" in value:

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+from gateway.admin.operators import needed
 from gateway.policy.book import Book
 from gateway.transfer.lines import FORMAT
 from gateway.transfer.room import MAX_LINES
@@ -10,7 +11,18 @@ from gateway.transfer.room import MAX_LINES
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole document, with the policy schemas taken from the models that validate them."""
+    """The whole document, with the policy schemas taken from the models that validate them.
+
+    `x-role` of each operation: the least role of the token it takes.
+    """
+    told = _document()
+    for path, operations in told["paths"].items():
+        for method in operations.keys() & {"get", "put", "post", "delete"}:
+            operations[method]["x-role"] = needed(method.upper(), path)
+    return told
+
+
+def _document() -> dict[str, Any]:
     schemas = Book.model_json_schema(ref_template="#/components/schemas/{model}")
     parts = schemas.pop("$defs", {})
     return {
@@ -29,6 +41,7 @@ def document() -> dict[str, Any]:
             "/health": {"get": _read("health", "As /readyz.", unavailable=True, security=[])},
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _read("openapi", "This document.")},
+            "/whoami": {"get": _read("whoami", "The name and the role of the token.", "Operator")},
             "/policies": {
                 "get": _read("readPolicies", "The book in force, defaults filled in.", "Book", etag=True),
                 "put": _write("replacePolicies", "Replace the whole book.", "Book", "Book", conditional=True),
@@ -180,6 +193,11 @@ _SCHEMAS: dict[str, Any] = {
         },
     },
     "Object": _OBJECT,
+    "Operator": {
+        "type": "object",
+        "required": ["name", "role"],
+        "properties": {"name": {"type": "string"}, "role": {"enum": ["read", "policy", "admin"]}},
+    },
     "Validation": {
         "type": "object",
         "required": ["valid", "version", "changes"],

@@ -5,10 +5,10 @@ secret. Names in the Host header are checked and writes must be JSON, so that no
 """
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from gateway import metrics, savings
 from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
 from gateway.admin.console import Ask, Console
 from gateway.admin.openapi import document
+from gateway.admin.operators import ANYBODY, Operator, Operators, needed
 from gateway.admin.preview import preview
 from gateway.audit import Audit
 from gateway.cache.cache import Cache
@@ -34,7 +35,6 @@ from gateway.errors import (
     Overloaded,
     StoreError,
     TooLarge,
-    Unauthorized,
     UnsupportedMedia,
 )
 from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest
@@ -56,6 +56,7 @@ from gateway.wire.request import parse
 log = logging.getLogger("gateway.admin")
 _MAX_BODY = 8 << 20
 _LISTED = 100  # examples, unless more are asked for
+_operator: ContextVar[Operator] = ContextVar("operator", default=ANYBODY)  # who the request is from
 _OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
 _PURGE_KEYS = frozenset(("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run"))
 
@@ -66,7 +67,7 @@ class AdminServer:
     """Routes of the admin port.
 
     Args:
-        token: required as a bearer token unless empty.
+        operators: whose tokens are asked for.
         status: the figures of `GET /cache`.
         readiness: (ready, detail).
         traffic: what the console shows, and a dry run is tried on.
@@ -80,7 +81,7 @@ class AdminServer:
     def __init__(
         self,
         *,
-        token: str,
+        operators: Operators,
         open_metrics: bool,
         hosts: frozenset[str],
         policy: LivePolicy,
@@ -104,7 +105,7 @@ class AdminServer:
         further: Iterable[web.RouteDef] = (),
     ) -> None:
         self._further = further
-        self._token = token
+        self._operators = operators
         self._open_metrics = open_metrics
         self._hosts = hosts
         self._policy = policy
@@ -135,6 +136,7 @@ class AdminServer:
                 web.get("/health", self._ready),
                 web.get("/metrics", self._scrape),
                 web.get("/openapi.json", self._openapi),
+                web.get("/whoami", self._whoami),
                 web.get("/policies", self._read_book),
                 web.put("/policies", self._replace_book),
                 web.post("/policies/validate", self._validate),
@@ -205,14 +207,11 @@ class AdminServer:
             and request.headers.get("Sec-Fetch-Site") == "cross-site"
         ):
             raise Forbidden("Requests from other sites are refused.", code="cross_site")
-        if not self._token or request.path in CONSOLE_PATHS:  # the page holds no data
+        if request.path in CONSOLE_PATHS:  # the page holds no data
             return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        known = hmac.compare_digest(given.strip().encode(), self._token.encode())
-        if scheme.lower() != "bearer" or not known:
-            raise Unauthorized(
-                "The admin port needs its bearer token.", headers={"WWW-Authenticate": "Bearer"}
-            )
+        resource = request.match_info.route.resource
+        role = needed(request.method, "" if resource is None else resource.canonical)
+        _operator.set(self._operators.admit(request.headers.get("Authorization", ""), role))
 
     def _known_host(self, name: str) -> bool:
         if name in ("localhost", "") or name in self._hosts:
@@ -237,6 +236,9 @@ class AdminServer:
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return _answer(document())
+
+    async def _whoami(self, request: web.Request) -> web.Response:
+        return _answer(_operator.get()._asdict())
 
     # ── policies ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -546,9 +548,8 @@ class AdminServer:
 
 
 def _who(request: web.Request) -> str:
-    """The role that the token gave, and where it came from; never the token."""
-    role = request.get("role") or ("token" if "Authorization" in request.headers else "anyone")
-    return f"{role}@{request.remote or request.headers.get('X-Forwarded-For', 'local')}"
+    """The name of the token, and where it came from; never the token."""
+    return f"{_operator.get().name}@{request.remote or request.headers.get('X-Forwarded-For', 'local')}"
 
 
 def _known(entries: Iterable[int | None]) -> tuple[int, ...]:

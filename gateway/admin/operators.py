@@ -1,0 +1,100 @@
+"""Who may do what on the admin port: tokens, each with a name and one of three roles.
+
+`read` sees everything but exports; `policy` also decides policies and tries them in the playground; `admin` does
+all there is. A wrong token never gets through, and a right one no further than its role.
+"""
+
+import hmac
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, get_args
+
+from gateway import keys
+from gateway.errors import Forbidden, Unauthorized
+
+Role = Literal["read", "policy", "admin"]
+_ROLES: tuple[Role, ...] = get_args(Role)  # each may what those before it may
+_READS = frozenset(("GET", "HEAD"))
+# What its method alone does not tell. Everything else that writes is for admins.
+_NEEDED: dict[tuple[str, str], Role] = {
+    ("POST", "/explain"): "read",
+    ("POST", "/policies/validate"): "read",
+    ("POST", "/policies/reload"): "policy",
+    ("POST", "/policies/rollback"): "policy",
+    ("PUT", "/policies"): "policy",
+    ("PUT", "/policies/{category}"): "policy",
+    ("DELETE", "/policies/{category}"): "policy",
+    ("POST", "/playground"): "policy",
+    ("GET", "/cache/export"): "admin",
+}
+
+
+class Token(NamedTuple):
+    """One token of the configuration, plain or as its hash."""
+
+    name: str
+    token: str
+    role: Role
+    expires: float = math.inf  # unix seconds
+
+
+class Operator(NamedTuple):
+    """Who a request is from."""
+
+    name: str
+    role: Role
+
+    def may(self, needed: Role) -> bool:
+        return _ROLES.index(self.role) >= _ROLES.index(needed)
+
+
+ANYBODY = Operator("anyone", "admin")  # where no token is configured, which only loopback allows
+
+
+def needed(method: str, path: str) -> Role:
+    """The least role for a route, given as its pattern."""
+    return _NEEDED.get((method, path), "read" if method in _READS else "admin")
+
+
+class Operators:
+    """Recognises tokens by digests of them; holds none of them as it is."""
+
+    def __init__(self, listed: Iterable[Token], clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.replace(listed)
+
+    def replace(self, listed: Iterable[Token]) -> None:
+        """Adopt a new list of tokens."""
+        salt, self._rows = secrets.token_bytes(16), list[tuple[bytes, bytes, Token]]()
+        for each in listed:
+            if keys.is_hash(each.token):
+                _, own, digest = keys.read(each.token)
+                self._rows.append((own, digest, each))
+            else:
+                self._rows.append((salt, keys.digest(each.token, salt), each))
+
+    def admit(self, authorization: str, role: Role) -> Operator:
+        """Who sent this header, if that role is theirs. Raises Unauthorized and Forbidden."""
+        operator = self._known(authorization)
+        if not operator.may(role):
+            raise Forbidden(
+                f"This needs the role {role}; the token of '{operator.name}' has the role {operator.role}.",
+                code="role_insufficient",
+            )
+        return operator
+
+    def _known(self, authorization: str) -> Operator:
+        if not self._rows:
+            return ANYBODY
+        scheme, _, given = authorization.partition(" ")
+        found: Token | None = None
+        for salt, digest, token in self._rows:  # all of them, so that time does not tell which is near
+            if hmac.compare_digest(keys.digest(given.strip(), salt), digest):
+                found = token
+        if found is None or scheme.lower() != "bearer" or self._clock() >= found.expires:
+            raise Unauthorized(
+                "The admin port needs its bearer token.", headers={"WWW-Authenticate": "Bearer"}
+            )
+        return Operator(found.name, found.role)
