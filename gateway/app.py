@@ -6,6 +6,7 @@ Only this file and `gateway.build` name concrete adapters. Everything else recei
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import random
@@ -77,6 +78,7 @@ log = logging.getLogger("gateway")
 SECRET = "tenant-secret"
 _EMBEDDER = "embedder"
 _SWEEP_SECONDS = 1.0
+_RETAIN_SWEEPS = 60
 _SAMPLE_SECONDS = 1.0
 _WARM_RETRY_SECONDS = 5.0
 _CUT_SECONDS = 0.5  # for what outlives the drain
@@ -165,6 +167,7 @@ class App:
             policies=self.policy.follow,
             since=self._vectors_since,
             answer=lambda asked: self.feedback.answer(asked),
+            forget=lambda criteria: self.recorder.forget(criteria),
         )
         self.writer.follow(self.replica)
         await self.policy.restore()
@@ -201,6 +204,7 @@ class App:
             tenants=config.log.tenants,
         )
         self.tenants = Tenants(build.keys(config), await self._secret())
+        self.tenants.keep(*build.privacies(config))
         self._priorities = build.priorities(config)
         self.counts = build.counts(config.store, self.store)
         await self.counts.open()
@@ -230,6 +234,7 @@ class App:
             load=lambda name: self.fleet.model(name).pressure(time.monotonic()),
             found=lambda category, wrong: self.adaptation.judged(category, wrong=wrong),
         )
+        self.replica.also("pairs", self.sampling)
         self.pipeline = Pipeline(
             self.cache,
             self.flights,
@@ -242,7 +247,7 @@ class App:
             self.offloading,
             self.asker,
             self.sampling,
-            build.settings(config, lambda: self.tenants.open),
+            build.settings(config, lambda: self.tenants.open, self.tenants.privacy),
             compare=self.rehearsal.compare,
             spared=self.recorder.offloaded,
         )
@@ -422,7 +427,7 @@ class App:
     async def _open_store(self) -> None:
         """A store that cannot be opened is a store that fails: requests go on, and it is tried again."""
         try:
-            await self.store.open()
+            await build.open_store(self.store, self.config.store)
             self.store_open = True
         except StoreError as error:
             log.error("the store cannot be opened, answers are not remembered: %s", error)
@@ -457,6 +462,7 @@ class App:
                 await self.offloading.restore()
                 await self.sampling.restore()
                 self._policy_changed(self.policy.current)  # the book may have changed since they were stored
+                self._retain(entries=True)
                 self.index_loaded = True
             except StoreError as error:
                 log.error("the index cannot be loaded yet: %s", error)
@@ -507,9 +513,11 @@ class App:
         return now
 
     async def _sweep(self) -> None:
-        while True:
+        for second in itertools.count():
             await asyncio.sleep(_SWEEP_SECONDS)
             self.cache.sweep()
+            if self.index_loaded and second % _RETAIN_SWEEPS == 0:
+                self._retain(entries=False)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -568,6 +576,8 @@ class App:
             if config is not None:  # last, as it cannot fail: all is adopted, or nothing
                 self.fleet.replace(build.models(config))
                 self.tenants.replace(build.keys(config))
+                self.tenants.keep(*build.privacies(config))
+                self._retain(entries=True)
                 self.operators.replace(build.operators(config))
                 self._priorities = build.priorities(config)
                 self.limits.configure(build.limit_terms(config))
@@ -575,6 +585,18 @@ class App:
             log.info("reloaded")
         except (ConfigFault, GatewayError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
+
+    def _retain(self, *, entries: bool) -> None:
+        """Nothing is kept beyond its tenant's retention.
+
+        entries: they expire by themselves, so only where it may be shorter now than when they were stored.
+        """
+        now, privacy = time.time(), self.tenants.privacy
+        self.offloading.library.purge(lambda e: e.created < now - privacy(e.tenant).retention)
+        self.sampling.forget(lambda pair: pair.at < now - privacy(pair.tenant).retention)
+        if entries:
+            old = self.cache.matching(lambda entry: entry.created < now - privacy(entry.tenant).retention)
+            self.cache.forget(old)
 
     def _policy_changed(self, policy: Policy) -> None:
         """Quotas follow the book, and what may not be kept any more is not kept a moment longer."""

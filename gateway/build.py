@@ -18,6 +18,7 @@ from gateway.config import (
     AdaptConfig,
     BackendConfig,
     Config,
+    ConfigFault,
     EmbedderConfig,
     ModelConfig,
     OffloadConfig,
@@ -28,6 +29,7 @@ from gateway.config import (
 )
 from gateway.config import Limits as ServerLimits
 from gateway.embedding.worker import Worker
+from gateway.errors import StoreError
 from gateway.exchange import Request, Usage
 from gateway.index.partitions import Partitions
 from gateway.interfaces import DocumentStore, Embedder, Verifier
@@ -55,7 +57,8 @@ from gateway.routing.strategies import strategy
 from gateway.routing.trip import Terms
 from gateway.routing.upstream import Upstream
 from gateway.sampling import Terms as SamplingTerms
-from gateway.tenant import Listed
+from gateway.storage.codec import SEALING
+from gateway.tenant import Listed, Privacy
 from gateway.tracing.trace import SpanExport, Tracer
 from gateway.tracing.trace import Terms as TraceTerms
 from gateway.trust.room import Terms as TrustTerms
@@ -63,6 +66,27 @@ from gateway.trust.room import Trust
 
 
 def store(config: StoreConfig) -> DocumentStore:
+    """Sealed, where there are keys."""
+    if not config.encryption_keys:
+        return _store(config)
+    try:
+        from gateway.storage.sealed import SealedStore
+    except ImportError as error:
+        raise ConfigFault(
+            "gateway.yaml", [("store.encryption_keys", 'install "semantic-gateway[encryption]"')]
+        ) from error
+    return SealedStore(_store(config), config.encryption_keys)
+
+
+async def open_store(store: DocumentStore, config: StoreConfig) -> None:
+    """Raises StoreError, also where it is sealed and there are no keys."""
+    await store.open()
+    if not config.encryption_keys and await store.get_meta(SEALING) is not None:
+        await store.close()
+        raise StoreError("the store is sealed, and store.encryption_keys names no key")
+
+
+def _store(config: StoreConfig) -> DocumentStore:
     match config.kind:
         case "memory":
             from gateway.storage.memory import MemoryStore
@@ -137,7 +161,9 @@ def tracer(config: OtelConfig, exporter: SpanExport | None) -> Tracer | None:
     return Tracer(terms, exporter.put)
 
 
-def settings(config: Config, own_credentials: Callable[[], bool]) -> Settings:
+def settings(
+    config: Config, own_credentials: Callable[[], bool], privacy: Callable[[str], Privacy]
+) -> Settings:
     """Of the walk. `own_credentials`: whether callers bring their own keys for the engines."""
     return Settings(
         max_entry_bytes=config.cache.max_entry_bytes,
@@ -145,6 +171,7 @@ def settings(config: Config, own_credentials: Callable[[], bool]) -> Settings:
         zero_usage=config.cache.usage == "zero",
         hit_seconds=config.cache.hit_seconds,
         gate=config.offload.gate,
+        privacy=privacy,
         trust_client_key=own_credentials,
     )
 
@@ -249,6 +276,24 @@ def keys(config: Config) -> list[Listed]:
         for tenant in config.tenants
         for key in tenant.listed
     ]
+
+
+def privacies(config: Config) -> tuple[Privacy, dict[str, Privacy]]:
+    """How texts are kept: of everybody, and by tenant's id where one has terms of its own."""
+
+    def terms(isolation: str, days: float | None) -> Privacy:
+        return Privacy(isolation == "user", math.inf if days is None else days * 86_400.0)
+
+    cache = config.cache
+    own = {
+        f"t:{t.name}": terms(t.isolation or cache.isolation, _shorter(t.retention_days, cache.retention_days))
+        for t in config.tenants
+    }
+    return terms(cache.isolation, cache.retention_days), own
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return min((days for days in (one, other) if days is not None), default=None)
 
 
 def operators(config: Config) -> list[Token]:

@@ -253,7 +253,7 @@ async def _secret(place: Place) -> bytes:
 async def _store(config: Config) -> AsyncIterator[Any]:
     store = build.store(config.store)
     try:
-        await store.open()
+        await build.open_store(store, config.store)
         yield store
     except StoreError as error:
         raise Refused(str(error)) from error
@@ -480,6 +480,14 @@ async def purge(place: Place, wanted: dict[str, Any]) -> int:
         told = await admin.call("POST", "/cache/purge", wanted)
     word = "would be purged" if told["dry_run"] else "purged"
     print(f"{told['purged']} entries and {told['examples']} examples {word}")
+    return 0
+
+
+async def erase(place: Place, wanted: dict[str, Any]) -> int:
+    """Forget every text of a tenant or an end user."""
+    async with port(place) as admin:
+        told = await admin.call("POST", "/erase", wanted)
+    print("erased: " + ", ".join(f"{count} {kind}" for kind, count in told["erased"].items()))
     return 0
 
 

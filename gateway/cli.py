@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--expires", type=datetime.fromisoformat, help="a date, 2027-01-31, or a moment")
     new.set_defaults(run=_new_key)
 
+    seal = makings.add_parser("seal", help="make one for store.encryption_keys, which seals what is stored")
+    seal.set_defaults(run=_new_seal)
+
     bake = commands.add_parser(
         "bake", help="export the embedding model into a folder, as an image build does"
     )
@@ -176,9 +179,12 @@ def _cache_commands(commands: Any) -> None:
     stats = tool("stats", _stats, "what is held, category by category")
     stats.add_argument("--json", action="store_true", dest="as_json", help="everything, as JSON")
     purge = tool("purge", _purge, "remove what matches all criteria")
-    _criteria(purge, "tenant", "category", "model", "tag", "entry", "request_id")
+    _criteria(purge, "tenant", "user", "category", "model", "tag", "entry", "request_id")
     purge.add_argument("--all", action="store_true", help="everything")
     purge.add_argument("--dry-run", action="store_true", help="only count")
+
+    erase = tool("erase", _erase, "forget every text of a tenant or an end user, wherever it is kept")
+    _criteria(erase, "tenant", "user")
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -239,8 +245,14 @@ async def _stats(options: argparse.Namespace) -> int:
 async def _purge(options: argparse.Namespace) -> int:
     from gateway.cache_tools import purge
 
-    criteria = ("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
+    criteria = ("tenant", "user", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
     return await purge(_place(options), _given(options, *criteria))
+
+
+async def _erase(options: argparse.Namespace) -> int:
+    from gateway.cache_tools import erase
+
+    return await erase(_place(options), _given(options, "tenant", "user"))
 
 
 def _import_litellm(options: argparse.Namespace) -> int:
@@ -368,6 +380,14 @@ def _new_key(options: argparse.Namespace) -> int:
     print(key)
     print(f"\nFor gateway.yaml, {place}:", file=sys.stderr)
     print("- " + json.dumps({name: value for name, value in row.items() if value}))
+    return 0
+
+
+def _new_seal(options: argparse.Namespace) -> int:
+    from gateway import keys
+
+    print("For the environment; what it sealed is lost without it:", file=sys.stderr)
+    print(keys.generate_sealing())
     return 0
 
 

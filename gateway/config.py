@@ -30,7 +30,7 @@ Strategy = Literal[
 ]
 Priority = Literal["interactive", "standard", "batch"]
 
-_SECRET = frozenset(("api_key", "keys", "key", "token", "tokens", "headers", "password"))
+_SECRET = frozenset(("api_key", "keys", "key", "token", "tokens", "headers", "password", "encryption_keys"))
 _TRACES = "/v1/traces"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -218,6 +218,8 @@ class TenantConfig(_Section):
     budget: BudgetConfig | None = None
     priority: Priority = "standard"
     offload: bool = True  # small models may answer
+    isolation: Literal["tenant", "user"] | None = None  # None: cache.isolation
+    retention_days: float | None = Field(None, gt=0)  # may only shorten cache.retention_days
     share_examples: bool = False  # with other tenants that share theirs
     personal: tuple[str, ...] = ()  # RE2 patterns: a question or answer that one finds becomes no example
 
@@ -271,6 +273,14 @@ class StoreConfig(_Section):
     path: Path = Path("data/gateway.db")
     url: str = "redis://127.0.0.1:6379/0"
     namespace: str = "default"
+    encryption_keys: tuple[str, ...] = Field((), max_length=10)  # the first one seals, all of them open
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _readable(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
+        for key in listed:
+            keys.sealing(key)
+        return listed
 
 
 class CacheConfig(_Section):
@@ -278,6 +288,12 @@ class CacheConfig(_Section):
     max_entry_bytes: int = Field(1 << 20, ge=1 << 10)
     hot_bytes: int = Field(64 << 20, ge=0)  # documents kept in memory beside the store
     usage: Literal["original", "zero"] = "original"
+    isolation: Literal["tenant", "user"] = (
+        "tenant"  # whose an answer is: all of a tenant's, or one end user's
+    )
+    retention_days: float | None = Field(
+        None, gt=0
+    )  # after which nothing of a text is kept; None: policies alone decide
     cache_control: bool = True  # honour the standard Cache-Control request header
     shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
     hit_seconds: float = Field(

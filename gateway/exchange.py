@@ -104,7 +104,7 @@ class Answer:
 
 
 _REAL = Struct("d")
-_NUMBERS = ("created", "expires", "cost", "size", "prompt_tokens", "completion_tokens", "request")
+_NUMBERS = ("created", "expires", "cost", "size", "prompt_tokens", "completion_tokens", "request", "user")
 _UNSET = bytes(len(_NUMBERS) * _REAL.size)
 
 
@@ -147,6 +147,7 @@ class _Fields:
     temperature: float | None = None
     tags: tuple[str, ...] = ()
     request: int = 0  # `request_digest` of the id of the request it answered
+    user: int = 0  # `user_digest` of the end user who asked; 0: nobody was named
     prompt_tokens: int = 0  # as the engine reported them when the answer was made
     completion_tokens: int = 0
     hits: int = 0
@@ -155,7 +156,7 @@ class _Fields:
 class Entry(_Fields):
     """What the cache keeps in memory for one stored answer. The document itself lives in the store.
 
-    There are hundreds of thousands. A number costs 40 bytes as an object of its own, so seven of them share
+    There are hundreds of thousands. A number costs 40 bytes as an object of its own, so eight of them share
     one bytes object, as doubles: whole numbers are exact up to 2^53.
     """
 
@@ -168,6 +169,7 @@ class Entry(_Fields):
     prompt_tokens: int = _number("prompt_tokens", int)
     completion_tokens: int = _number("completion_tokens", int)
     request: int = _number("request", int)
+    user: int = _number("user", int)
 
     @property
     def name(self) -> str:
@@ -178,6 +180,14 @@ class Entry(_Fields):
 def request_digest(request_id: str) -> int:
     """48 bits of a request id, to purge by: among a million entries two agree once in 300 million purges."""
     return int.from_bytes(blake2b(request_id.encode("utf-8", "replace"), digest_size=6).digest())
+
+
+def user_digest(user: str) -> int:
+    """48 bits of an end user's name, to erase by; 0 for nobody. Somebody else's answer may go with theirs, as rarely."""
+    if not user:
+        return 0
+    digest = blake2b(user.encode("utf-8", "surrogatepass"), digest_size=6, person=b"gw user").digest()
+    return int.from_bytes(digest) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +337,8 @@ class Exchange:
     grant: Any = None  # limits: leave for this request, where something is counted
     withheld: GatewayError | None = None  # limits: why no engine may be asked, though the cache may
     request: Request | None = None  # wire
+    user: str = ""  # wire: the end user it is from, if it says so
+    apart: bool = False  # tenant: answers belong to one end user
     exact: bytes = b""  # wire
     partition: bytes = b""  # wire
     policy: Any = None  # policy: the book in force when the request came

@@ -6,6 +6,7 @@ which exists for passwords and would cost every request milliseconds. It never s
 
 import re
 import secrets
+from base64 import b64decode, b64encode
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -57,6 +58,22 @@ def read(text: str) -> Hash:
     if found is None:
         raise ValueError("not a key's hash as `semantic-gateway keys new` prints it")
     return Hash(found[1], bytes.fromhex(found[2]), bytes.fromhex(found[3]))
+
+
+def generate_sealing() -> str:
+    """A fresh key for `store.encryption_keys`."""
+    return b64encode(secrets.token_bytes(32)).decode()
+
+
+def sealing(key: str) -> bytes:
+    """The 32 bytes that such a key stands for. Raises ValueError, which does not show it."""
+    try:
+        read = b64decode(key, validate=True)
+    except ValueError:
+        read = b""
+    if len(read) != 32:
+        raise ValueError("a key is the base64 of 32 bytes, as `semantic-gateway keys seal` prints it")
+    return read
 
 
 def digest(key: str, salt: bytes) -> bytes:

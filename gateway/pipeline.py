@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import orjson
@@ -41,6 +42,7 @@ from gateway.exchange import (
     Reuse,
     Usage,
     request_digest,
+    user_digest,
 )
 from gateway.interfaces import Vector
 from gateway.metrics import Metrics
@@ -51,8 +53,10 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.fleet import Backend, Fleet, Model
 from gateway.routing.headers import accept_readable, is_plain_sse, to_client
 from gateway.routing.upstream import Sent
+from gateway.tenant import Privacy
 from gateway.wire import replay
 from gateway.wire.request import choices, exact_fingerprint, partition_fingerprint
+from gateway.wire.user import end_user
 
 log = logging.getLogger("gateway.pipeline")
 _NEIGHBOURS = 5  # compared per look-up: the first above the threshold need not be the best allowed
@@ -97,6 +101,7 @@ class Settings:
     zero_usage: bool
     hit_seconds: float  # a hit is answered no sooner
     gate: bool  # small models' answers are looked at before they go out
+    privacy: Callable[[str], Privacy]  # of a tenant
     trust_client_key: Callable[[], bool]  # open mode: the client's key goes on to backends that have none
 
 
@@ -155,7 +160,9 @@ class Pipeline:
         request = _request(x)
         if x.load is UNLOADED:
             x.load = self._load(request.model)
-        if _remembers(request) and not x.exact:
+        x.user = end_user(request, x.headers)
+        x.apart = self._settings.privacy(x.tenant).apart
+        if _remembers(request) and not x.exact and (x.user or not x.apart):
             x.exact = exact_fingerprint(request, _owner(x), x.policy.ignore)
 
     async def _exact(self, x: Exchange) -> Reuse | None:
@@ -192,12 +199,12 @@ class Pipeline:
         """Whether a stored answer will do. `examples`: partitions to be searched as well, for a small model."""
         request = _request(x)
         if not x.exact and not examples:
-            return self._forward(x, request.uncacheable or "cache-off")
+            return self._forward(x, _not_remembered(x))
         skipped = await self._look(x, examples)
         ruling = x.ruling
         assert ruling is not None
         if not x.exact:
-            return self._forward(x, request.uncacheable or "cache-off")
+            return self._forward(x, _not_remembered(x))
         if ruling.mode == "none":
             return self._forward(x, "mode-none")
         if too_hot(ruling.max_temperature, _temperature(request)):
@@ -699,13 +706,14 @@ class Pipeline:
             temperature=_temperature(request),
             tags=request.controls.tags,
             request=request_digest(x.request_id),
+            user=user_digest(x.user),
         )
 
     def _kept_for(self, x: Exchange) -> float:
         """Seconds; what policy says at look-up decides for how much of it the answer is served."""
         assert x.ruling is not None
         asked = _request(x).controls.ttl
-        kept: float = x.policy.kept_for(x.ruling)
+        kept: float = min(x.policy.kept_for(x.ruling), self._settings.privacy(x.tenant).retention)
         return kept if asked is None else min(kept, asked)
 
     async def _store(self, x: Exchange, model: Model, call: Call) -> None:
@@ -858,12 +866,22 @@ def _temperature(request: Request) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _not_remembered(x: Exchange) -> str:
+    """Why an exchange without a fingerprint has none."""
+    nobody = "no-user" if x.apart and not x.user else "cache-off"
+    return _request(x).uncacheable or nobody
+
+
 def _owner(x: Exchange) -> str:
     """Who asks, and in which query: an engine may read options, or even a key, from there."""
+    who = x.tenant
+    if x.apart:  # hashed, as a name may hold anything
+        user = blake2b(x.user.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        who = f"{x.tenant} user {user}"
     if _request(x).endpoint == "messages":  # Anthropic's API reads its version and options from headers
         told = [x.headers.getall(name, ()) for name in ("anthropic-version", "anthropic-beta")]
-        return orjson.dumps([x.query, *map(list, told), x.tenant]).decode()
-    return f"{x.query} {x.tenant}" if x.query else x.tenant
+        return orjson.dumps([x.query, *map(list, told), who]).decode()
+    return f"{x.query} {who}" if x.query else who
 
 
 def _age(entry: Entry) -> float:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.exchange import Exchange, Join, Offload, Reuse, Usage, operation
+from gateway.cache.purge import Criteria
+from gateway.exchange import Exchange, Join, Offload, Reuse, Usage, operation, user_digest
 from gateway.metrics import Metrics
 from gateway.savings import Credit, Savings, Way
 from gateway.tracing.trace import parent
 from gateway.traffic import Traffic
+from gateway.trust.negatives import Wrong
 
 _DAY = 86_400.0
 _TEXT = 8192  # characters of a question in a span
@@ -30,9 +32,7 @@ class Remembered(NamedTuple):
     category: str
     entry: int | None
     at: float
-    pair: tuple[bytes, str, str] | None = (
-        None  # of a semantic hit: partition, question asked, question stored
-    )
+    pair: Wrong | None = None  # of a semantic hit: the question asked and the one stored, right or wrong
     statistic: float = 0.0  # what it was decided by
     verdict: str = ""  # of a semantic hit, once there is one
     credit: Credit | None = None  # what it has saved, until it is called bad
@@ -59,8 +59,8 @@ class Receipts:
         key = (exchange.tenant, exchange.request_id)
         pair, statistic = None, 0.0
         if how == "semantic" and exchange.agreed is not None and exchange.request is not None:
-            stored = exchange.agreed.entry.question
-            pair = exchange.partition, exchange.request.question or "", stored
+            stored, users = exchange.agreed.entry, (user_digest(exchange.user), exchange.agreed.entry.user)
+            pair = Wrong(exchange.partition, exchange.request.question or "", stored.question, users)
             statistic = exchange.agreed.statistic
             category = exchange.ruling.category if exchange.ruling is not None else category
         self._kept[key] = Remembered(
@@ -93,6 +93,13 @@ class Receipts:
         found = self._kept[tenant, request_id]
         self._kept[tenant, request_id] = found._replace(verdict=verdict)
         return found.verdict
+
+    def forget(self, wanted: Callable[[str, tuple[int, ...]], bool]) -> int:
+        """Forget the texts of hits, by tenant and by the users who asked; feedback on them finds nothing then."""
+        gone = [key for key, r in self._kept.items() if r.pair is not None and wanted(r.tenant, r.pair.users)]
+        for key in gone:
+            del self._kept[key]
+        return len(gone)
 
     def find_any(self, request_id: str) -> list[Remembered]:
         """For the admin, who sees all tenants."""
@@ -128,6 +135,10 @@ class Recorder:
         self._price = price
         self._prompts = prompts
         self._tenants = tenants
+
+    def forget(self, criteria: Criteria) -> int:
+        """What an erasure means of what is only in memory. Returns how many."""
+        return self._traffic.forget(criteria.erases) + self._receipts.forget(criteria.erases)
 
     def finished(self, x: Exchange) -> None:
         """Once per request, after its last byte or its end for any other reason."""

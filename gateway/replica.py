@@ -8,7 +8,7 @@ it), and never stop: what cannot be read is counted, and tried again.
 import asyncio
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -29,11 +29,11 @@ _ASKED = 100  # questions of others that are being answered at once
 
 
 class Shelved(Protocol):
-    """The examples, where they can be purged and read again."""
+    """Further texts that the store keeps, where they can be purged and read again."""
 
     def purge_by(self, criteria: Criteria) -> int: ...
 
-    async def save(self) -> bool: ...
+    async def save(self) -> object: ...
 
     async def refresh(self) -> None: ...
 
@@ -45,6 +45,7 @@ class Replica:
         policies: follow the store's policies.
         since: unix seconds; stored vectors older than that are another embedder's.
         answer: to a question of another replica, if it can be answered here.
+        forget: what is in memory alone.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Replica:
         policies: Callable[[], Awaitable[None]],
         since: Callable[[], Awaitable[float]],
         answer: Callable[[Any], Awaitable[Any]] | None = None,
+        forget: Callable[[Criteria], int] = lambda criteria: 0,
         seconds: float = _SECONDS,
     ) -> None:
         self._answer = answer
         self._asking: dict[str, asyncio.Future[Any]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._store, self._cache, self._examples = store, cache, examples
+        self._store, self._cache, self._forget = store, cache, forget
+        self._kept: dict[str, Shelved] = {"examples": examples}
         self._policies, self._since, self._seconds = policies, since, seconds
         self._turn = asyncio.Lock()  # changes are applied in order
         self._loaded = False
@@ -73,6 +76,10 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"<Replica at {self.position}: {self.applied} changes applied, {self.resyncs} times read anew>"
+
+    def also(self, name: str, kept: Shelved) -> None:
+        """A purge means these as well."""
+        self._kept[name] = kept
 
     def unwanted(self, entry: Entry) -> bool:
         """Whether an entry that waits to be stored was purged meanwhile."""
@@ -127,7 +134,8 @@ class Replica:
         if self._loaded:
             log.warning("changes are missing: the store is read anew")
             await self._read_all()
-            await self._examples.refresh()
+            for kept in self._kept.values():
+                await kept.refresh()
             await self._policies()
             self.resyncs += 1
         else:
@@ -147,7 +155,7 @@ class Replica:
     async def _apply(self, change: Change) -> None:
         if change.op == "purge":
             self._purge_here(Criteria.load(change.body))
-            await self._examples.save()
+            await self._save()
             self._carried.append(change.at)
         elif change.op in ("ask", "answer"):
             self._spoken(change.op, orjson.loads(change.body))
@@ -198,8 +206,8 @@ class Replica:
 
     # ── purging ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def purge(self, criteria: Criteria) -> tuple[int, int, bool]:
-        """Forget what is meant, here at once, then everywhere; (entries, examples, whether the others know already).
+    async def purge(self, criteria: Criteria) -> tuple[Counter[str], bool]:
+        """Forget what is meant, here at once, then everywhere: how many of what, and whether the others know already.
 
         If they do not, because the store is away, they will be told when it is back.
         """
@@ -207,19 +215,26 @@ class Replica:
             await self.catch_up()  # what others have stored up to now is meant, too
         except StoreError as error:
             log.warning("the purge may not count what others have stored: %s", error)
-        entries, examples = self._purge_here(criteria)
+        counts = self._purge_here(criteria)
         self._owed.append(criteria)
         try:
             await self._announce_owed()
             await self.catch_up()
-            await self._examples.save()
+            await self._save()
         except StoreError as error:
             log.warning("a purge waits for the store: %s", error)
-        return entries, examples, criteria not in self._owed
+        return counts, criteria not in self._owed
 
-    def _purge_here(self, criteria: Criteria) -> tuple[int, int]:
+    def _purge_here(self, criteria: Criteria) -> Counter[str]:
         self.purges += 1
-        return len(self._cache.purge(criteria.means)), self._examples.purge_by(criteria)
+        counts = Counter(entries=len(self._cache.purge(criteria.means)), decisions=self._forget(criteria))
+        for name, kept in self._kept.items():
+            counts[name] = kept.purge_by(criteria)
+        return counts
+
+    async def _save(self) -> None:
+        for kept in self._kept.values():
+            await kept.save()
 
     async def _announce_owed(self) -> None:
         while self._owed:

@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from gateway.asking import Asker
+from gateway.cache.purge import Criteria
 from gateway.calibration import FLOOR
 from gateway.errors import EmbedderBusy, EmbedderFailed, GatewayError, StoreError
-from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse
+from gateway.exchange import Answer, Candidate, Entry, Exchange, Reuse, user_digest
 from gateway.interfaces import Vector
 from gateway.journal import Journal
 from gateway.journal import Shelf as Records
 from gateway.judge import Judge
-from gateway.trust.negatives import Negatives
+from gateway.trust.negatives import Known, Negatives, Wrong
 from gateway.trust.room import Report, Trust
 from gateway.wire.answer import said
 
@@ -123,6 +124,8 @@ class Sampling:
         self._allowed, self._at = terms.per_minute, clock()
         self._journal = Journal(trust, shelf)
         self._due: dict[str, bytes] = {}  # wrong pairs that the store has not taken yet
+        self._gone: set[str] = set()  # and those it has not forgotten yet
+        self._unwelcome: list[Callable[[Known], bool]] = []  # forgotten before they were loaded
         self._version = b""
         self.ready = False  # what was learned before has been read
         self.samples: Counter[str] = Counter()  # by outcome
@@ -296,7 +299,8 @@ class Sampling:
         same, how = await self._judge.same(_question(x), new, old, x)
         self._learn(sample, wrong=not same, how=how)
         if not same and sample.served and how in _SURE:
-            pair = x.partition, _question(x), sample.candidate.entry.question
+            entry = sample.candidate.entry
+            pair = Wrong(x.partition, _question(x), entry.question, (user_digest(x.user), entry.user))
             await self._remember(x.tenant, pair, x.vector)
         return not same
 
@@ -371,10 +375,10 @@ class Sampling:
         *,
         wrong: bool,
         entry: int | None,
-        pair: tuple[bytes, str, str],
+        pair: Wrong,
         instead: str = "",
     ) -> None:
-        """A user's verdict on a semantic hit. `pair`: partition, the question asked and the one that was stored.
+        """A user's verdict on a semantic hit.
 
         instead: the verdict that it replaces. A pair once called wrong is refused for good, whatever is said later.
         """
@@ -387,38 +391,57 @@ class Sampling:
         if not wrong:
             return
         try:
-            vector: Vector | None = (await self._worker.encode([pair[1]]))[0]
+            vector: Vector | None = (await self._worker.encode([pair.asked]))[0]
         except (EmbedderBusy, EmbedderFailed):
             vector = None  # the very pair is remembered all the same
         await self._remember(tenant, pair, vector)
 
-    async def _remember(self, tenant: str, pair: tuple[bytes, str, str], vector: Vector | None) -> None:
+    async def _remember(self, tenant: str, pair: Wrong, vector: Vector | None) -> None:
         """A wrong pair: at once here, then durably, for all who share the store."""
-        partition, asked, stored = pair
-        key, record = self.negatives.add(partition, asked, vector, stored, tenant)
+        key, record = self.negatives.add(pair.partition, pair.asked, vector, pair.stored, tenant, pair.users)
         self._due[key] = record
+        self._gone.discard(key)
         await self._keep_pairs()
 
     async def _keep_pairs(self) -> None:
-        """What the store does not take stays due, as long as it is known here."""
+        """What the store does not take stays due, as long as it is known here; what it does not forget, too."""
         due = self._due = {key: record for key, record in self._due.items() if key in self.negatives}
-        if not due:
-            return
+        self._gone.update(self.negatives.gone())
+        gone = self._gone - self._due.keys()
         try:
-            await self._shelf.shelve(_NEGATIVES, due)
-            await self._shelf.put_meta(_VERSION, f"{time.time_ns()}".encode())
-            for key in [key for key, record in due.items() if self._due.get(key) is record]:
-                self._due.pop(key)
-            await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
+            if due:
+                await self._shelf.shelve(_NEGATIVES, due)
+                await self._shelf.put_meta(_VERSION, f"{time.time_ns()}".encode())
+                for key in [key for key, record in due.items() if self._due.get(key) is record]:
+                    self._due.pop(key)
+            if gone:
+                await self._shelf.unshelve(_NEGATIVES, sorted(gone))
+                self._gone -= gone
         except StoreError as error:
             self.failures["remember"] += 1
             log.warning("a wrong pair is not saved: %s", error)
+
+    def forget(self, wanted: Callable[[Known], bool]) -> int:
+        """Forget wrong pairs that a predicate picks; in the store with the next save. Returns how many."""
+        self._unwelcome += [] if self.ready else [wanted]
+        return self.negatives.forget(wanted)
+
+    def purge_by(self, criteria: Criteria) -> int:
+        """The pairs that an erasure means; any other purge leaves them, as they protect from wrong answers."""
+        return self.forget(lambda pair: criteria.erases(pair.tenant, pair.users))
+
+    async def refresh(self) -> None:
+        """What others have added and forgotten since. Raises StoreError."""
+        self.negatives.hold(await self._read_negatives() | self._due.keys())
 
     # ── what is kept ────────────────────────────────────────────────────────────────────────────────────
 
     async def restore(self) -> None:
         """Read what was learned before. Raises StoreError."""
         await self._read_negatives()
+        for wanted in self._unwelcome:  # erased before they were loaded
+            self.negatives.forget(wanted)
+        self._unwelcome.clear()
         await self._journal.read()
         self.ready = True
         self._heard()
@@ -429,14 +452,19 @@ class Sampling:
             self.failures["unreadable"] = unread
         self._tell()
 
-    async def _read_negatives(self) -> None:
-        """Those not known here; what is too much for us is too much for the store."""
+    async def _read_negatives(self) -> set[str]:
+        """Those not known here; what is too much for us is too much for the store. Gives the keys of all."""
+        found = set(self._due)
         self._version = await self._shelf.get_meta(_VERSION) or b""
         unknown: list[tuple[str, bytes]] = []
         async for batch in self._shelf.shelf(_NEGATIVES):
-            unknown += [(key, raw) for key, raw in batch if key not in self.negatives]
+            found.update(key for key, _ in batch)
+            unknown += [
+                (key, raw) for key, raw in batch if key not in self.negatives and key not in self._gone
+            ]
         self.negatives.load(unknown)
-        await self._shelf.unshelve(_NEGATIVES, self.negatives.gone())
+        await self._keep_pairs()
+        return found
 
     async def follow(self) -> None:
         """What others who share the store remember is known here within a moment; for ever."""

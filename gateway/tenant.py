@@ -30,6 +30,13 @@ class Listed(NamedTuple):
     expires: float = math.inf  # unix seconds
 
 
+class Privacy(NamedTuple):
+    """How a tenant's texts are kept."""
+
+    apart: bool = False  # an answer is reused for the end user who asked, and for nobody else
+    retention: float = math.inf  # seconds after which nothing of a text is kept
+
+
 @dataclass(eq=False, slots=True)
 class Key:
     """A key as it is recognised: whose it is, and never what it is."""
@@ -54,6 +61,7 @@ class Tenants:
     def __init__(
         self, listed: Sequence[Listed], secret: bytes, clock: Callable[[], float] = time.time
     ) -> None:
+        self._privacy, self._privacies = Privacy(), dict[str, Privacy]()
         self._secret = secret
         self._clock = clock
         self._salt = secrets.token_bytes(16)  # of plain keys; as nobody knows it, look-ups tell nothing
@@ -79,6 +87,14 @@ class Tenants:
             if known is not None:
                 row.uses, row.used = known.uses, known.used
         self._rows = rows
+
+    def keep(self, all: Privacy, own: Mapping[str, Privacy]) -> None:
+        """Adopt how texts are kept: of everybody, and of tenants that have terms of their own."""
+        self._privacy, self._privacies = all, dict(own)
+
+    def privacy(self, tenant: str) -> Privacy:
+        """How the texts of a tenant, given by its id, are kept."""
+        return self._privacies.get(tenant, self._privacy)
 
     def rekey(self, secret: bytes) -> None:
         """Adopt the secret of a store that came late."""

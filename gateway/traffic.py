@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gateway.exchange import Candidate, Exchange, Reuse, Ruling
+from gateway.exchange import Candidate, Exchange, Reuse, Ruling, user_digest
 
 KEPT = 500  # decisions
 MINUTES = 180
@@ -35,13 +35,14 @@ class Decided(NamedTuple):
     threshold: float | None
     seconds: float
     question: str | None
+    user: int  # digest of the end user's name
     ruling: Ruling | None
     candidates: tuple[Candidate, ...]
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
         shown = self._asdict()
-        del shown["ruling"], shown["candidates"]
+        del shown["ruling"], shown["candidates"], shown["user"]
         return shown
 
 
@@ -71,7 +72,7 @@ class Traffic:
             Decided(
                 self._number, now, x.request_id, x.tenant, request.endpoint, request.model, category, decision.word,
                 how, decision.reason, x.status, x.backend, x.similarity, x.threshold, seconds,
-                None if question is None else question[:QUESTION], ruling, tuple(x.candidates),
+                None if question is None else question[:QUESTION], user_digest(x.user), ruling, tuple(x.candidates),
             )
         )  # fmt: skip
 
@@ -79,6 +80,15 @@ class Traffic:
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counter()))
         self._minutes[-1][1][word] += 1
+
+    def forget(self, wanted: Callable[[str, tuple[int, ...]], bool]) -> int:
+        """Forget decisions by tenant and by the users whose texts they hold, candidates' too. Returns how many."""
+        before = list(self.recent)
+        self.recent.clear()
+        self.recent.extend(
+            d for d in before if not wanted(d.tenant, (d.user, *(c.entry.user for c in d.candidates)))
+        )
+        return len(before) - len(self.recent)
 
     def since(self, number: int, limit: int) -> list[Decided]:
         """The newest decisions after that number, newest first."""

@@ -49,6 +49,7 @@ ALLOWED = {
 LIBRARIES = {
     "aiohttp": {"server", "admin", "routing", "app", "workers", "doctor", "cache_tools"},
     "redis": {"storage"},
+    "cryptography": {"storage"},
     "sqlite3": {"storage"},
     "hnswlib": {"index"},
     "sentence_transformers": {"embedding"},

@@ -109,6 +109,14 @@ def _document() -> dict[str, Any]:
             "/cache/purge": {
                 "post": _write("purge", "Remove entries that match all criteria.", "Purge", "Purged")
             },
+            "/erase": {
+                "post": _write(
+                    "erase",
+                    "Forget every text of a tenant, of an end user, or of an end user of a tenant, wherever it is kept.",
+                    "Erasure",
+                    "Erased",
+                )
+            },
             "/cache/export": {
                 "get": _export(
                     "exportCache", "The cache as JSON lines: a head, then its entries.", early=True
@@ -173,6 +181,7 @@ def _document() -> dict[str, Any]:
     }
 
 
+_PURGED = ("tenant", "user", "category", "model", "tag", "entry", "request_id")
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _LINES: dict[str, Any] = {"type": "array", "maxItems": MAX_LINES}  # a line that is wrong is told, not refused
 _SCHEMAS: dict[str, Any] = {
@@ -275,16 +284,27 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "anyOf": [
-            *({"required": [name]} for name in ("tenant", "category", "model", "tag", "entry", "request_id")),
+            *({"required": [name]} for name in _PURGED),
             {"required": ["all"], "properties": {"all": {"const": True}}},
         ],
         "properties": {
-            **{
-                name: {"type": "string"}
-                for name in ("tenant", "category", "model", "tag", "entry", "request_id")
-            },
+            **{name: {"type": "string"} for name in _PURGED},
             "all": {"type": "boolean"},
             "dry_run": {"type": "boolean"},
+        },
+    },
+    "Erasure": {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {name: {"type": "string", "minLength": 1} for name in ("tenant", "user")},
+    },
+    "Erased": {
+        "type": "object",
+        "required": ["erased", "shared"],
+        "properties": {
+            "erased": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+            "shared": {"type": "boolean", "description": "Whether the other replicas have been told."},
         },
     },
     "Restoration": {

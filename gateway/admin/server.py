@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -37,7 +38,7 @@ from gateway.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest
+from gateway.exchange import Candidate, Endpoint, Entry, Exchange, Reuse, Ruling, request_digest, user_digest
 from gateway.offload.examples import Example
 from gateway.offload.room import Offloading
 from gateway.pipeline import Pipeline
@@ -58,7 +59,9 @@ _MAX_BODY = 8 << 20
 _LISTED = 100  # examples, unless more are asked for
 _operator: ContextVar[Operator] = ContextVar("operator", default=ANYBODY)  # who the request is from
 _OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
-_PURGE_KEYS = frozenset(("tenant", "category", "model", "tag", "entry", "request_id", "all", "dry_run"))
+_PURGE_KEYS = frozenset(
+    ("tenant", "user", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -151,6 +154,7 @@ class AdminServer:
                 web.get("/cache", self._read_cache),
                 web.get("/cache/entries/{id}", self._read_entry),
                 web.post("/cache/purge", self._purge),
+                web.post("/erase", self._erase),
                 web.get("/examples", self._examples),
                 web.get("/examples/export", self._export_examples),
                 web.delete("/examples/{id}", self._delete_example),
@@ -412,13 +416,28 @@ class AdminServer:
             entries = len(self._cache.matching(meant.means))
             examples = len(
                 self._offloading.library.matching(
-                    lambda e: meant.means_example(e.id, e.tenant, e.category, e.model)
+                    lambda e: meant.means_example(e.id, e.tenant, e.category, e.model, e.user)
                 )
             )
             return _answer({"purged": entries, "examples": examples, "shared": False, "dry_run": True})
-        entries, examples, shared = await self._replica.purge(meant)
-        await self._note(request, "cache.purge", criteria=wanted, entries=entries, examples=examples)
+        counts, shared = await self._replica.purge(meant)
+        entries, examples = counts["entries"], counts["examples"]
+        await self._note(
+            request, "cache.purge", criteria=_unnamed(wanted), entries=entries, examples=examples
+        )
         return _answer({"purged": entries, "examples": examples, "shared": shared, "dry_run": False})
+
+    async def _erase(self, request: web.Request) -> web.Response:
+        """Forget every text of a tenant, an end user, or an end user of a tenant, wherever it is kept."""
+        wanted = await _json(request)
+        if not isinstance(wanted, dict) or not wanted or not wanted.keys() <= {"tenant", "user"}:
+            raise BadRequest("The body must be an object with tenant, user or both.")
+        for key, value in wanted.items():
+            if not isinstance(value, str) or not value:
+                raise BadRequest(f"'{key}' has the wrong type.", param=key)
+        counts, shared = await self._replica.purge(replace(self._criteria(wanted), erase=True))
+        await self._note(request, "erase", criteria=_unnamed(wanted), erased=dict(counts))
+        return _answer({"erased": dict(counts), "shared": shared})
 
     def _criteria(self, wanted: dict[str, Any]) -> Criteria:
         """What only this replica knows, a request's receipts, is looked up here."""
@@ -427,6 +446,7 @@ class AdminServer:
             tenant=_tenant(wanted["tenant"]) if "tenant" in wanted else None,
             category=wanted.get("category"),
             model=wanted.get("model"),
+            user=user_digest(wanted["user"]) if "user" in wanted else None,
             tag=wanted.get("tag"),
             entry=_entry_id(wanted["entry"]) if "entry" in wanted else None,
             request=None if request is None else request_digest(request),
@@ -581,6 +601,11 @@ def _entry_id(text: str) -> int:
         return int(text, 16) if len(text) <= 16 else -1
     except ValueError:
         return -1
+
+
+def _unnamed(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Criteria as the audit log keeps them: who was to be forgotten is not written down anew."""
+    return {**wanted, "user": f"{user_digest(wanted['user']):012x}"} if "user" in wanted else wanted
 
 
 def _ruling(ruling: Ruling) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Example:
     tokens: int  # of question and answer together, in a prompt
     cost: float  # dollars the large model took for it
     created: float  # unix seconds
+    user: int = 0  # `user_digest` of the end user who asked; 0: nobody was named
     share: bool = False  # its tenant lets other sharing tenants see it
     quality: float = 0.8  # of the answer, in [0, 1]; a running mean of verdicts
     uses: int = 0  # prompts it was in and whose outcome is known

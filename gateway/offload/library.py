@@ -37,7 +37,7 @@ class Index(Protocol):
 class Criteria(Protocol):
     """What a purge means."""
 
-    def means_example(self, id: int, tenant: str, category: str, model: str) -> bool: ...
+    def means_example(self, id: int, tenant: str, category: str, model: str, user: int) -> bool: ...
 
 
 class Shelf(Protocol):
@@ -162,7 +162,7 @@ class Library:
 
     def purge_by(self, criteria: Criteria) -> int:
         """The same by what can be told to other replicas."""
-        return self.purge(lambda e: criteria.means_example(e.id, e.tenant, e.category, e.model))
+        return self.purge(lambda e: criteria.means_example(e.id, e.tenant, e.category, e.model, e.user))
 
     def _place(self, example: Example, vector: Vector) -> None:
         self._index.add(example.id, _partition(example.tenant, example.model), vector)

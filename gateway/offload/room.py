@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from gateway.errors import StoreError
-from gateway.exchange import Answer, Endpoint, Exchange, Request
+from gateway.exchange import Answer, Endpoint, Exchange, Request, user_digest
 from gateway.offload import prompt
 from gateway.offload.examples import Example, Examples, Pattern
 from gateway.offload.library import Index, Library, Shelf
@@ -120,6 +120,8 @@ class Offloading:
         request, tenant = x.request, self._tenant(x.tenant)
         assert request is not None
         pair = self.pair_of(request.model)
+        if x.apart:  # one user's answers are no examples for another
+            return ()
         if not self.ready or not tenant.offload or not _fit(request) or pair is None:
             return ()
         if x.models is not None and pair.terms.small not in x.models:
@@ -277,6 +279,7 @@ class Offloading:
             tokens=tokens,
             cost=cost,
             created=self._clock(),
+            user=user_digest(x.user),
             share=tenant.share and x.ruling.share,
         )
         if self.library.offer(example, vector, allowed=keep, personal=tenant.personal, neighbours=found):

@@ -12,6 +12,7 @@ import orjson
 
 from gateway.exchange import Entry
 
+SEALING = "sealing"  # in a store's meta: there where its texts are sealed, by whoever has the key
 _BYTES = ("exact", "partition")
 _NUMBERS = ("created", "expires", "cost")
 _TYPES: dict[str, tuple[type, ...]] = {  # exactly these: a bool is no int here
@@ -30,6 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # exactly these: a bool is no int here
     "temperature": (float, int, type(None)),
     "tags": (tuple,),
     "request": (int,),
+    "user": (int,),
     "prompt_tokens": (int,),
     "completion_tokens": (int,),
     "hits": (int,),

@@ -9,10 +9,10 @@ import base64
 import time
 import unicodedata
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -26,12 +26,24 @@ _NEAR = 0.85  # and from which more is demanded of any candidate
 _MARGIN = 0.5
 
 
+class Wrong(NamedTuple):
+    """A question and the stored one whose answer did not do for it."""
+
+    partition: bytes
+    asked: str
+    stored: str
+    users: tuple[int, ...] = ()  # digests of the end users who asked them
+
+
 @dataclass(slots=True)
-class _Pair:
+class Known:
+    """What is known of a pair beside its key."""
+
     partition: bytes
     tenant: str
     stored: str  # normalised
     at: float  # when it was found, unix seconds
+    users: tuple[int, ...] = ()
     half: "np.ndarray[Any, Any] | None" = None  # the asked question's vector, until it is in its row
     row: int = -1  # of the partition's matrix
 
@@ -44,7 +56,7 @@ class _Part:
     rows: Vector = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     of: dict[str, set[str]] = field(default_factory=dict)  # stored text → keys
 
-    def add(self, key: str, pair: _Pair, vector: Vector | None) -> None:
+    def add(self, key: str, pair: Known, vector: Vector | None) -> None:
         if vector is not None and not self.rows.shape[1]:
             self.rows = np.zeros((max(8, len(self.rows)), len(vector)), np.float32)
         if len(self.keys) == len(self.rows):
@@ -57,7 +69,7 @@ class _Part:
         self.rows[pair.row] = vector if fits else 0.0
         self.of.setdefault(pair.stored, set()).add(key)
 
-    def remove(self, key: str, pair: _Pair) -> str:
+    def remove(self, key: str, pair: Known) -> str:
         """Its row goes to the last one, whose key is returned."""
         last = self.keys.pop()
         if last != key:
@@ -88,7 +100,7 @@ class Negatives:
         self._latest = 0.0
         self._unread: set[str] = set()
         self._gone: list[str] = []
-        self._pairs: dict[str, _Pair] = {}
+        self._pairs: dict[str, Known] = {}
         self._of: dict[str, list[tuple[float, str]]] = {}  # tenant → (when, key), oldest first
         self._parts: dict[bytes, _Part] = {}
         self._last: tuple[_Part, Vector, Vector] | None = (
@@ -114,7 +126,13 @@ class Negatives:
         return partition in self._parts
 
     def add(
-        self, partition: bytes, asked: str, vector: Vector | None, stored: str, tenant: str = ""
+        self,
+        partition: bytes,
+        asked: str,
+        vector: Vector | None,
+        stored: str,
+        tenant: str = "",
+        users: tuple[int, ...] = (),
     ) -> tuple[str, bytes]:
         """Remember that the answer stored for `stored` was wrong for `asked`: a key and a record for the store.
 
@@ -124,9 +142,10 @@ class Negatives:
         key = _key(partition, asked, stored)
         half = None if vector is None else np.asarray(vector).astype("<f2")
         self._latest = max(self._clock(), self._latest + 1e-6)
-        self._put(key, _Pair(partition, tenant, stored, self._latest, half))
+        self._put(key, Known(partition, tenant, stored, self._latest, users, half))
         record = {
             "tenant": tenant,
+            "users": users,
             "at": self._latest,
             "partition": partition.hex(),
             "asked": asked,
@@ -151,6 +170,21 @@ class Negatives:
         """Keys of those that had to go since this was asked last: the store need not keep them either."""
         gone, self._gone = self._gone, []
         return gone
+
+    def forget(self, wanted: Callable[[Known], bool]) -> int:
+        """Forget the pairs that a predicate picks; `gone` tells their keys. Returns how many."""
+        keys = [key for key, pair in self._pairs.items() if wanted(pair)]
+        for key in keys:
+            self._drop(key)
+        self._last = None
+        self._gone += keys
+        return len(keys)
+
+    def hold(self, keys: Container[str]) -> None:
+        """Forget all but these: what others have forgotten."""
+        for key in [key for key in self._pairs if key not in keys]:
+            self._drop(key)
+        self._last = None
 
     def vetoes(self, partition: bytes, question: str, vector: Vector | None, entry_question: str) -> bool:
         """Whether this entry's answer was found wrong for this question, either way round, or for a near one."""
@@ -183,7 +217,7 @@ class Negatives:
         self._last = (part, vector, similar)
         return similar
 
-    def _put(self, key: str, pair: _Pair) -> None:
+    def _put(self, key: str, pair: Known) -> None:
         self._last = None
         if key in self._pairs:
             self._drop(key)
@@ -212,13 +246,14 @@ class Negatives:
             del self._parts[pair.partition]
 
 
-def _pair(record: bytes) -> _Pair:
+def _pair(record: bytes) -> Known:
     """Raises what a record of another form leads to."""
     told = orjson.loads(record)
     coded = told["vector"]
     half = None if coded is None else np.frombuffer(base64.b64decode(coded), "<f2")
     tenant, at = str(told.get("tenant", "")), float(told.get("at", 0.0))
-    return _Pair(bytes.fromhex(told["partition"]), tenant, str(told["stored"]), at, half)
+    users = tuple(int(user) for user in told.get("users", ()))
+    return Known(bytes.fromhex(told["partition"]), tenant, str(told["stored"]), at, users, half)
 
 
 def normal(text: str) -> str:

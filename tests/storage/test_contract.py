@@ -12,8 +12,10 @@ import pytest
 
 from gateway.errors import Outdated, StoreError
 from gateway.exchange import Entry
+from gateway.keys import generate_sealing
 from gateway.storage.memory import MemoryStore
 from gateway.storage.redis import RedisStore
+from gateway.storage.sealed import SealedStore
 from gateway.storage.sqlite import SqliteStore
 from tests.storage.conftest import make_record
 
@@ -30,17 +32,23 @@ class Clock:
         return self.now
 
 
+KEY = generate_sealing()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sealed"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], Any]:
     """Makes one more store object over the same data (memory: the same object)."""
     if request.param == "memory":
         store = MemoryStore(clock=clock, max_changes=100)
         return lambda: store
+    if request.param == "sealed":
+        path = tmp_path / "new" / "gateway.db"
+        return lambda: SealedStore(SqliteStore(path, clock=clock, max_changes=100), [KEY])
     if request.param == "sqlite":
         return lambda: SqliteStore(tmp_path / "new" / "gateway.db", clock=clock, max_changes=100)
     url, namespace = request.getfixturevalue("redis_server").url, uuid.uuid4().hex
