@@ -12,6 +12,7 @@ import pytest
 from gateway import build as composition
 from gateway.config import build
 from gateway.policy.book import from_json
+from gateway.trust.negatives import Wrong
 from gateway.trust.room import Trust
 from tests.harness import Running, ScriptedBackend
 
@@ -172,7 +173,7 @@ def test_more_wrong_pairs_than_there_is_room_for_settle(start: Start, tmp_path: 
     one, two = (gateway.app.sampling for gateway in gateways)
     one.negatives.limit = two.negatives.limit = 5
     for number in range(12):
-        gateways[0].run(one._remember("t", (b"partition", f"question {number}", "stored"), None))
+        gateways[0].run(one._remember("t", Wrong(b"partition", f"question {number}", "stored"), None))
 
     async def shelved() -> set[str]:
         return {key async for batch in one._shelf.shelf("negative") for key, _ in batch}

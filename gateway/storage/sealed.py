@@ -63,7 +63,7 @@ class Seal:
             raise Unreadable("not what was sealed here") from error
 
     def seal_text(self, text: str, place: bytes) -> str:
-        return _TEXT + base64.b64encode(self.seal(text.encode("utf-8", "surrogatepass"), place)).decode()
+        return _TEXT + base64.b64encode(self.seal(text.encode("utf-8", "replace"), place)).decode()
 
     def open_text(self, text: str, place: bytes) -> str:
         """As `open`."""
@@ -73,7 +73,7 @@ class Seal:
             sealed = base64.b64decode(text.removeprefix(_TEXT), validate=True)
         except ValueError as error:
             raise Unreadable("not what was sealed here") from error
-        return self.open(sealed, place).decode("utf-8", "surrogatepass")
+        return self.open(sealed, place).decode()
 
 
 class SealedStore:
