@@ -75,6 +75,7 @@ _SETTINGS = (  # of each connection
     "synchronous = FULL",
     "fullfsync = ON",  # macOS: fsync alone does not reach the platter; no effect elsewhere
     "journal_size_limit = 67108864",
+    "secure_delete = ON",  # what is forgotten is not left in free pages
 )
 _VERSION_OF_ID = "(SELECT version FROM entries WHERE id = ?)"  # read from the index on id alone
 _DELETE_DOCUMENT = f"DELETE FROM documents WHERE version = {_VERSION_OF_ID}"
