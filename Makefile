@@ -7,21 +7,26 @@ BACKEND ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint rules bench clean
+.PHONY: run test lint rules parts bench clean
 
 run: $(VENV)/demo
 	$(BIN)/python examples/demo.py $(if $(BACKEND),--backend $(BACKEND))
 
-test: $(VENV)/test
+test: $(VENV)/test parts
 	$(BIN)/python -m pytest
+
+# The console is tested in a browser, the alert rules with promtool: Debian's packages chromium and prometheus.
+parts:
+	@command -v chromium >/dev/null && command -v promtool >/dev/null || { \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium prometheus; } \
+	|| { echo "install chromium and prometheus (for promtool), as root: apt-get install chromium prometheus"; exit 1; }
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# promtool is in Debian's package "prometheus".
-rules:
+rules: parts
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules deploy/prometheus/alerts_test.yml
 
