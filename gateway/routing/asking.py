@@ -86,5 +86,5 @@ class Asking:
         incoming.close()
         backend = attempt.lease.backend
         backend.stream_usage = False
-        attempt.sent = trip.sent(model, backend, attempt.span)
+        attempt.sent = await trip.sent(model, backend, attempt.span)
         return await self._ask(trip, attempt)

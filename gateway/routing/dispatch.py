@@ -170,7 +170,7 @@ class Dispatch:
     async def _try(self, model: Model, trip: Trip, lease: Lease) -> None:
         """One try, which a hedge may make two attempts; from the first byte that is out there is no way back."""
         delay = self.hedging.delay(model, trip)
-        attempt = trip.attempt(model, lease)
+        attempt = await trip.attempt(model, lease)
         try:
             if delay is None:
                 await self._asking.open(model, trip, attempt)
@@ -235,7 +235,7 @@ class Dispatch:
         assert backend is not None
 
         async def copy() -> None:
-            sent = trip.prepare(model, backend)
+            sent = await trip.sent(model, backend, None)
             for name in _TRACE:  # a copy is no part of what its caller waits for
                 sent.headers.popall(name, None)
             if not backend.api_key:

@@ -52,7 +52,7 @@ class Hedging:
         try:
             done, _ = await asyncio.wait(tasks, timeout=delay)
             if not done and first.incoming is None:
-                second = self._second(model, trip)
+                second = await self._second(model, trip)
                 if second is not None:
                     tasks[self._open(model, trip, second)] = second
             winner = await _first_good(tasks)
@@ -70,7 +70,7 @@ class Hedging:
     def _open(self, model: Model, trip: Trip, attempt: Attempt) -> "asyncio.Task[None]":
         return asyncio.get_running_loop().create_task(self._asking.open(model, trip, attempt))
 
-    def _second(self, model: Model, trip: Trip) -> Attempt | None:
+    async def _second(self, model: Model, trip: Trip) -> Attempt | None:
         """A second attempt elsewhere, if the budgets and a free backend allow it at once."""
         account = trip.account
         if not account.hedges.covers() or not account.retries.covers(reserve=FLOOR):
@@ -81,7 +81,7 @@ class Hedging:
         account.hedges.spend()
         account.retries.spend()
         self.sent += 1
-        return trip.attempt(model, lease)
+        return await trip.attempt(model, lease)
 
 
 async def _first_good(tasks: dict["asyncio.Task[None]", Attempt]) -> Attempt:

@@ -3,6 +3,7 @@
 Nouns only: who is asked, and what an outcome means, is decided in the rooms that are handed them.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from gateway.routing.upstream import Failed, Incoming, Sent
 
 FLOOR = 20.0  # retries of a model before its requests have earned any
 _FEWEST = 20  # answers before a quantile of their time means anything
+_LARGE = 64 << 10  # bytes of a body that are not written anew on the event loop
 _RENEWED = 16  # answers after which it is looked for again
 
 Prepare = Callable[[Model, Backend], Sent]
@@ -156,11 +158,11 @@ class Trip:
     def latencies(self) -> Latencies:
         return self.account.wholes if self.hold else self.account.streams
 
-    def attempt(self, model: Model, lease: Lease) -> Attempt:
+    async def attempt(self, model: Model, lease: Lease) -> Attempt:
         """One more, at the backend of this lease."""
         span = None if self.x.trace is None else self.x.trace.attempt(self.attempts + 1)
         try:
-            sent = self.sent(model, lease.backend, span)
+            sent = await self.sent(model, lease.backend, span)
         except BaseException:
             give_back(lease, self.clock())
             raise
@@ -168,9 +170,13 @@ class Trip:
         self.tried.add(lease.backend.id)
         return Attempt(lease, sent, self.clock, span, partial(self.over, self.x, model))
 
-    def sent(self, model: Model, backend: Backend, span: Any) -> Sent:
+    async def sent(self, model: Model, backend: Backend, span: Any) -> Sent:
         """What a backend is sent, its place in the trace included."""
-        sent = self.prepare(model, backend)
+        request = self.x.request
+        if request is not None and len(request.raw) > _LARGE:  # to be translated, perhaps
+            sent = await asyncio.to_thread(self.prepare, model, backend)
+        else:
+            sent = self.prepare(model, backend)
         if span is not None:
             span.tell(sent.headers)
         if self.x.grant is not None:
