@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY gateway gateway
 COPY policies policies
-RUN pip install --no-cache-dir ".[bundled,redis,otel]"
+RUN pip install --no-cache-dir ".[bundled,redis,encryption,otel,console]"
 RUN semantic-gateway bake --cache /opt/model
 # The exported model runs on ONNX Runtime alone; torch was needed to export it.
 RUN pip uninstall -y torch sentence-transformers transformers scikit-learn scipy sympy networkx

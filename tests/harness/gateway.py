@@ -13,8 +13,17 @@ from gateway.app import App
 from gateway.config import build
 from tests.harness.loop import LoopThread
 
-# Gateways of one test process share the loaded model: it keeps no state, and loading it is most of a start.
-composition.embedder = functools.lru_cache(composition.embedder)
+
+@functools.lru_cache
+def _shared(config: Any, load: Any = composition.embedder) -> Any:
+    """Gateways of one test process share the loaded model, and what it said of a batch: most of them learn one book."""
+    embedder = load(config)
+    encode = functools.lru_cache(2_000)(lambda texts, model=embedder.encode: model(list(texts)))
+    embedder.encode = lambda texts: encode(tuple(texts)).copy()
+    return embedder
+
+
+composition.embedder = _shared
 
 BOOK = """
 categories:
