@@ -396,7 +396,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["version"],
-        "properties": {"version": {"type": ["integer", "string"]}},
+        "properties": {"version": {"type": ["integer", "string"], "minimum": 0, "maximum": 2**53 - 1}},
     },
     "Audit": {
         "type": "object",

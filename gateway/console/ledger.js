@@ -54,7 +54,7 @@ export async function trust(panel) {
       ["95 % interval", (row) => (none(row.error) ? "–" : interval(row.error_low, row.error_high)), "number"], ["budget", (row) => percent(row.max_error, 2), "number"],
       ["wrong, of hits", (row) => percent(row.hits.rate), "number"], ["hits", (row) => number(row.hits.hits), "number"],
       ["judged", (row) => number(row.hits.judged), "number"], ["feedback", (row) => `${row.good} good, ${row.bad} bad`, "number"]],
-    rows, empty("Nothing known yet", "It fills with the first semantic look-ups, judged samples and feedback.")));
+    told.all.lookups || told.all.judged || rows.some((row) => row.good + row.bad) ? rows : [], empty("Nothing known yet", "It fills with the first semantic look-ups, judged samples and feedback.")));
     fill(points, table("Operating points in force", [
       ["category", (row) => row.name], ["at least", (row) => (row.points.length ? row.points[0].toFixed(4) : "–"), "number"],
       ["from", (row) => row.source], ["labels", (row) => `${number(row.labels)} of ${number(row.needed)}`, "number"]], rows));
