@@ -22,6 +22,8 @@ function colour(name) {
   return getComputedStyle(resolved).color;
 }
 
+const titled = (text) => ({ text, standoff: 8, font: { size: 12 } });
+
 async function draw(node, traces, { rows = null, ...more }) {
   const plotly = await library();
   node.hidden = plotly === null || !traces.some((trace) => trace.x.length);
@@ -46,7 +48,7 @@ export function traffic(node, minutes, span) {
     marker: { color: colour(word) }, width: 50000,
   }));
   return draw(node, traces, {
-    barmode: "stack", showlegend: true, yaxis: { rangemode: "tozero", title: { text: "requests a minute" } },
+    barmode: "stack", showlegend: true, yaxis: { rangemode: "tozero", title: titled("requests a minute") },
     xaxis: { range: [new Date(1000 * (now - 60 * span)), new Date(1000 * (now + 60))], showgrid: false },
   });
 }
@@ -62,7 +64,7 @@ export function falseHits(node, rows) {
         array: share(known, (row) => row.error_high - row.error), arrayminus: share(known, (row) => row.error - row.error_low) } },
     { name: "budget", type: "scatter", mode: "markers", y: limited.map((row) => row.name), x: share(limited, (row) => row.max_error),
       marker: { size: 18, symbol: "line-ns-open", color: colour("bad"), line: { width: 3 } } },
-  ], { rows: known.length + 1, showlegend: true, xaxis: { title: { text: "% of semantic look-ups" }, rangemode: "tozero" }, yaxis: { type: "category", showgrid: false } });
+  ], { rows: known.length + 1, showlegend: true, xaxis: { title: titled("% of semantic look-ups"), rangemode: "tozero" }, yaxis: { type: "category", showgrid: false } });
 }
 
 /** What each category has saved, by way; `of` takes the figure from a row of the ledger. */
@@ -71,5 +73,5 @@ export function savings(node, rows, of, title) {
   const sum = (name, how) => rows.filter((row) => row.category === name && row.how === how).reduce((all, row) => all + of(row), 0);
   const traces = WORDS.filter((how) => rows.some((row) => row.how === how)).map((how) => ({
     name: how, type: "bar", orientation: "h", y: names, x: names.map((name) => sum(name, how)), marker: { color: colour(how) } }));
-  return draw(node, traces, { rows: names.length + 1, barmode: "relative", showlegend: true, xaxis: { title: { text: title } }, yaxis: { type: "category", showgrid: false } });
+  return draw(node, traces, { rows: names.length + 1, barmode: "relative", showlegend: true, xaxis: { title: titled(title) }, yaxis: { type: "category", showgrid: false } });
 }

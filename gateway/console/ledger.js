@@ -5,12 +5,15 @@ import { bar, chart, dollars, el, empty, fill, moment, none, number, percent, pi
 
 const CLOSED = { "over-budget": "closed: over budget", uncalibrated: "closed: too few labels" };
 
+export const overBudget = (report) => Boolean(report?.closed === "over-budget" || (!none(report?.error) && !none(report.max_error) && report.error > report.max_error));
+
 export function standing(report) {
   if (!report) return el("span", { class: "quiet" }, "no semantic hits");
   if (report.closed) return pill(CLOSED[report.closed] ?? `closed: ${report.closed}`, "bad");
   if (none(report.error)) return pill("not judged yet");
   if (none(report.max_error)) return pill("no budget set");
-  return report.error > report.max_error ? pill("above budget", "warn") : pill("within budget", "good");
+  if (overBudget(report)) return pill("above budget", "warn");
+  return report.error_high > report.max_error ? pill("within budget so far", "good") : pill("within budget", "good");
 }
 
 /** Wrong hits / look-ups: the estimate as a bar, its interval as a line, its budget as a mark. */

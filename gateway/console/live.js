@@ -1,7 +1,7 @@
 // What the gateway does now: each panel fills a part of the page and returns how to bring it up to date.
 import { get, post } from "./api.js";
 import * as charts from "./charts.js";
-import { falseHits, standing, together } from "./ledger.js";
+import { falseHits, overBudget, standing, together } from "./ledger.js";
 import { action, bar, bytes, chart, clock, decided, dollars, el, empty, field, fill, milliseconds, none, number, percent, pill, plural, say, similarity, table, tiles } from "./dom.js";
 
 const SPAN = 60; // minutes of traffic in a chart
@@ -35,14 +35,14 @@ export async function overview(panel) {
       return all;
     }, {});
     const rows = together(traffic.categories, trust, cache);
-    const closed = rows.filter((row) => row.trust?.closed).length;
+    const closed = rows.filter((row) => row.trust?.closed).length, over = rows.filter((row) => overBudget(row.trust)).length;
     const all = backends.models.flatMap((model) => model.backends), up = all.filter(inService).length;
     fill(figures, tiles([
       ["Requests", number(sum(hour)), "in the last hour"],
-      ["Answered from memory", percent(share(hour, REUSED), 0), `${percent(share(hour, ["exact"]), 0)} exact, ${percent(share(hour, ["semantic"]), 0)} semantic`],
-      ["Wrong among judged hits", percent(trust.all.rate), trust.all.judged ? `${number(trust.all.judged)} judged` : "none judged yet", closed ? "bad" : ""],
-      ["Closed categories", number(closed), closed ? "over their budgets" : "all within budget", closed ? "bad" : ""],
-      ["Saved", savings.total.net_dollars ? dollars(savings.total.net_dollars) : plural(savings.total.net_calls, "call", "calls"), "net, since the ledger began"],
+      ["From memory", percent(share(hour, REUSED), 0), `${percent(share(hour, ["exact"]), 0)} exact, ${percent(share(hour, ["semantic"]), 0)} semantic`],
+      ["Wrong hits", percent(trust.all.rate), trust.all.judged ? `of ${number(trust.all.judged)} judged` : "none judged yet"],
+      ["Over budget", number(over), closed ? `categories, ${number(closed)} closed` : "categories, none closed", closed ? "bad" : over ? "warn" : ""],
+      ["Saved", savings.total.net_dollars ? dollars(savings.total.net_dollars) : plural(savings.total.net_calls, "call", "calls"), "net, in all"],
       ["Backends", `${up} of ${all.length}`, "in service", up < all.length ? "warn" : ""],
     ]));
     fill(counts, table("Requests of the last hour by decision", [

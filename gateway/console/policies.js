@@ -80,7 +80,7 @@ export async function policies(panel) {
       el("p", {}, pill("valid", "good"), value.changes.length ? "" : " The same as what is in force."),
       table("What would change", [["setting", (one) => el("code", {}, one.path)], ["now", (one) => shown(one.old)], ["then", (one) => shown(one.new)]], value.changes, ""),
       tried.sampled ? tiles([
-        ["Would end otherwise", number(tried.changed), `${percent(tried.changed / tried.sampled, 0)} of ${number(tried.sampled)} recent look-ups`],
+        ["Would change", number(tried.changed), `${percent(tried.changed / tried.sampled, 0)} of ${number(tried.sampled)} look-ups`],
         ["Hits more", number(tried.hits_gained)], ["Hits fewer", number(tried.hits_lost)]]) : quiet("No recent semantic look-ups to try it on."),
       table("Decisions that would change", [["question", (one) => one.question, "text"], ["category", (one) => one.category], ["now", (one) => one.was], ["then", (one) => one.would]], tried.changes, ""));
   });
@@ -114,10 +114,11 @@ export async function policies(panel) {
     el("p", { class: "lead" }, withheld("policy") ? `${withheld("policy")} You may still try what a change would do.`
       : "Changes take effect at once, on every gateway of this store. Try them on recent traffic first."),
     el("div", { class: "grid" },
-      el("section", {}, field("Category", choice), form, field("The whole category as JSON", text),
+      el("section", {}, field("Category", choice), form,
         el("div", { class: "row" },
           action("Save", "policy", save, { class: "main" }), el("button", { type: "button", onclick: validate }, "Validate and try"),
-          el("button", { type: "button", onclick: guarded(load) }, "Discard"))),
+          el("button", { type: "button", onclick: guarded(load) }, "Discard")),
+        el("div", { class: "below" }, field("The whole category as JSON", text))),
       el("section", {}, el("h2", {}, "Outcome"), result)),
     el("section", {}, el("h2", {}, "Versions"), versions));
   await load();

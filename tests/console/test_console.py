@@ -55,7 +55,7 @@ def test_the_panels_show_what_the_gateway_did(visit: Open, looked_at: Running) -
     open_panel(page, "Tenants")
     tenant = page.get_by_role("table", name="1 tenant").get_by_role("row", name="acme")
     expect(tenant).to_contain_text(re.compile(r"\d of 600"))
-    expect(tenant).to_contain_text("$0 of $50")
+    expect(tenant).to_contain_text("$0.00 of $50.00")
     expect(tenant).to_contain_text("web, ci")
     assert KEY not in page.content()
 
