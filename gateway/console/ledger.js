@@ -117,7 +117,7 @@ function budget(one) {
 const key = (one) => `${one.label || "unnamed"}${one.expires ? ` (until ${one.expires.slice(0, 10)})` : ""}`;
 
 export async function tenants(panel) {
-  const list = el("div");
+  const list = el("div", { class: "stacked" });
   panel.append(el("h1", {}, "Tenants"),
     el("p", { class: "lead" }, "What each may use and has used. Limits and keys are set in the configuration; a key itself is never shown."), el("section", {}, list));
   return async () => {

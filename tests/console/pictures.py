@@ -1,4 +1,4 @@
-"""The pictures of docs/console.md: `python -m tests.console.pictures`, with extras test and console and Pillow.
+"""The pictures of docs/console.md: `python -m tests.console.pictures`, with the extra `test`.
 
 A gateway that an hour of made-up traffic has gone through, seen by Chromium.
 """
