@@ -65,7 +65,7 @@ export async function trust(panel) {
       ["category", (row) => row.name], ["hits", (row) => number(row.withheld.would_serve), "number"], ["tokens", (row) => number(row.withheld.would_save_tokens), "number"],
       ["dollars", (row) => dollars(row.withheld.would_save_dollars), "number"], ["wrong", (row) => percent(row.withheld.rate), "number"]],
     rows.filter((row) => row.withheld.would_serve || row.withheld.hits), "No hit has been withheld."));
-    await charts.falseHits(picture, rows);
+    charts.falseHits(picture, rows);
   };
 }
 
@@ -98,7 +98,7 @@ export async function savings(panel) {
       ["net dollars", (row) => dollars(row.net_dollars), "number"]],
     rows, empty("Nothing saved yet", "The first answer that is reused, joined or given by a small model is booked here within moments.")));
     const priced = rows.some((row) => row.net_dollars);
-    await charts.savings(picture, rows, (row) => (priced ? row.net_dollars : row.net_calls), priced ? "dollars saved, net" : "calls spared, net");
+    charts.savings(picture, rows, (row) => (priced ? row.net_dollars : row.net_calls), priced ? "dollars saved, net" : "calls spared, net");
   };
 }
 

@@ -61,7 +61,7 @@ export async function overview(panel) {
       ["way", ([how]) => decided(how)], ["calls", ([, one]) => number(one.calls), "number"],
       ["tokens", ([, one]) => number(one.tokens), "number"], ["dollars", ([, one]) => dollars(one.dollars), "number"]],
     Object.entries(byWay(savings.rows)), empty("Nothing saved yet", "The first reused answer is booked here.")));
-    await charts.traffic(minutes, traffic.minutes, SPAN);
+    charts.traffic(minutes, traffic.minutes, SPAN);
   };
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from tests.harness import Running, ScriptedBackend
 
@@ -39,12 +39,13 @@ TREE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
+    """One for all, so that the chart library is read once."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert path is not None, "the console is tested in Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
+        yield browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
         browser.close()
 
 
@@ -88,13 +89,12 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Open]:
+def visit(browser: BrowserContext) -> Iterator[Open]:
     """Opens a console, signed in. Whatever a page says on its console, and whatever it throws, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     complaints: list[str] = []
 
     def opened(gateway: Running, token: str = TOKEN, panel: str = "overview") -> Page:
-        page = context.new_page()
+        page = browser.new_page()
         page.set_default_timeout(10_000)
         page.on(
             "console",
@@ -112,5 +112,7 @@ def visit(browser: Browser) -> Iterator[Open]:
         return page
 
     yield opened
-    context.close()
+    for page in browser.pages:
+        page.evaluate("localStorage.clear()")
+        page.close()
     assert complaints == []
