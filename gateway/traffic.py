@@ -13,6 +13,7 @@ from gateway.exchange import Candidate, Exchange, Reuse, Ruling, user_digest
 
 KEPT = 500  # decisions
 MINUTES = 180
+HOUR = 60
 QUESTION = 2000  # characters of a question that are kept
 
 
@@ -53,7 +54,7 @@ class Traffic:
         self, kept: int = KEPT, minutes: int = MINUTES, clock: Callable[[], float] = time.time
     ) -> None:
         self.recent: deque[Decided] = deque(maxlen=kept)
-        self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=minutes)
+        self._minutes: deque[tuple[int, Counter[tuple[str, str]]]] = deque(maxlen=minutes)
         self._clock = clock
         self._number = 0
 
@@ -63,10 +64,10 @@ class Traffic:
         if decision is None or request is None:
             return
         now, how = self._clock(), decision.how if isinstance(decision, Reuse) else ""
-        self._count(int(now) // 60, how or decision.word)
         self._number += 1
         entry = x.entry
         category = ruling.category if ruling is not None else entry.category if entry is not None else ""
+        self._count(int(now) // 60, (category, how or decision.word))
         question = request.question
         self.recent.append(
             Decided(
@@ -76,10 +77,10 @@ class Traffic:
             )
         )  # fmt: skip
 
-    def _count(self, minute: int, word: str) -> None:
+    def _count(self, minute: int, what: tuple[str, str]) -> None:
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counter()))
-        self._minutes[-1][1][word] += 1
+        self._minutes[-1][1][what] += 1
 
     def forget(self, wanted: Callable[[str, tuple[int, ...]], bool]) -> int:
         """Forget decisions by tenant and by the users whose texts they hold, candidates' too. Returns how many."""
@@ -101,4 +102,19 @@ class Traffic:
 
     def minutes(self) -> list[dict[str, Any]]:
         """Unix seconds of each minute that saw requests, and how many ended how."""
-        return [{"at": minute * 60, "counts": dict(counts)} for minute, counts in self._minutes]
+        told = []
+        for minute, counts in self._minutes:
+            words: Counter[str] = Counter()
+            for (_, word), count in counts.items():
+                words[word] += count
+            told.append({"at": minute * 60, "counts": dict(words)})
+        return told
+
+    def categories(self) -> dict[str, dict[str, int]]:
+        """How many requests of the last hour ended how, by category; "" for those that came to none."""
+        since, told = int(self._clock()) // 60 - HOUR, dict[str, Counter[str]]()
+        for minute, counts in self._minutes:
+            for (category, word), count in counts.items():
+                if minute > since:
+                    told.setdefault(category, Counter())[word] += count
+        return {category: dict(words) for category, words in told.items()}

@@ -5,6 +5,7 @@ The page holds no data: what it shows it asks the admin API for, with the operat
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.resources import files
 from importlib.util import find_spec
@@ -22,11 +23,12 @@ from gateway.exchange import Entry
 from gateway.tenant import Tenants
 from gateway.traffic import KEPT, Traffic
 
+_MODULES = ("console", "api", "dom", "charts", "live", "ledger", "entries", "policies", "playground")
 FILES = {
     "index.html": "text/html",
     "console.css": "text/css",
     "icon.svg": "image/svg+xml",
-    **{f"{name}.js": "text/javascript" for name in ("console", "api", "dom", "charts", "panels", "policies", "playground")},
+    **{f"{name}.js": "text/javascript" for name in _MODULES},
 }  # fmt: skip
 CHARTS = "plotly.min.js"  # of the package plotly (extra `console`); without it the console shows tables
 OPEN_PATHS = frozenset(["/", *(f"/console/{name}" for name in (*FILES, CHARTS))])
@@ -39,7 +41,9 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PLAYED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+PLAYED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+# What applications set; of the rest, some would break the request that is made with them (Content-Length, Expect).
+HEADER = "^(?:[Aa]uthorization|[Aa]pi-[Kk]ey|[Cc]ache-[Cc]ontrol|[Xx]-[A-Za-z0-9-]{1,60})$"
 _FOUND = 100  # entries a search lists, unless asked for fewer
 _SLICE = 2_000  # entries looked at before others get their turn
 
@@ -107,6 +111,7 @@ class Console:
                 "next": found[0].number if found else after,
                 "decisions": [decided.told() for decided in found],
                 "minutes": self._traffic.minutes(),
+                "categories": self._traffic.categories(),
             }
         )
 
@@ -165,9 +170,10 @@ def _played(raw: bytes) -> tuple[str, dict[str, Any], dict[str, str], bool]:
         raise BadRequest(
             f"The body must hold path and body, and may hold headers and send ({error})."
         ) from error
-    if path not in _PLAYED or not isinstance(body, dict) or not _plain(headers) or not isinstance(send, bool):
+    if path not in PLAYED or not isinstance(body, dict) or not _plain(headers) or not isinstance(send, bool):
         raise BadRequest(
-            f"path is one of {', '.join(_PLAYED)}, body an object, headers an object of texts, send a boolean."
+            f"path is one of {', '.join(PLAYED)}, body an object, headers an object of texts "
+            "(authorization, api-key, cache-control, x-…), send a boolean."
         )
     return path, body, headers, send
 
@@ -186,12 +192,8 @@ def _plain(headers: Any) -> bool:
     return (
         isinstance(headers, dict)
         and len(headers) <= 20
-        and all(
-            isinstance(value, str) and value.isprintable() and value.isascii() for value in headers.values()
-        )
-        and all(
-            isinstance(name, str) and name.replace("-", "").isalnum() and name.isascii() for name in headers
-        )
+        and all(re.fullmatch(HEADER, name) for name in headers)
+        and all(isinstance(text, str) and text.isprintable() and text.isascii() for text in headers.values())
     )
 
 

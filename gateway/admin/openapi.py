@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+from gateway.admin.console import HEADER, PLAYED
 from gateway.admin.operators import needed
 from gateway.policy.book import Book
 from gateway.transfer.lines import FORMAT
@@ -42,6 +43,34 @@ def _document() -> dict[str, Any]:
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _read("openapi", "This document.")},
             "/whoami": {"get": _read("whoami", "The name and the role of the token.", "Operator")},
+            "/": {"get": _page("console", "The console, a web page.", "text/html")},
+            "/console/{file}": {
+                "parameters": [_path("file", {"type": "string"})],
+                "get": _page(
+                    "consoleFile",
+                    "A part of it.",
+                    "text/html",
+                    "text/css",
+                    "text/javascript",
+                    "image/svg+xml",
+                ),
+            },
+            "/traffic": {
+                "get": {
+                    **_read("readTraffic", "The latest decisions, the newest first, and counts a minute."),
+                    "parameters": [_query("after", _WHOLE), _query("limit", _WHOLE)],
+                    "responses": _responses("Traffic", {"400"}),
+                }
+            },
+            "/playground": {
+                "post": _write(
+                    "play",
+                    "What would become of an application's request and, unless `send` is false, what does.",
+                    "Play",
+                    "Played",
+                    missing=True,
+                )
+            },
             "/policies": {
                 "get": _read("readPolicies", "The book in force, defaults filled in.", "Book", etag=True),
                 "put": _write("replacePolicies", "Replace the whole book.", "Book", "Book", conditional=True),
@@ -102,6 +131,13 @@ def _document() -> dict[str, Any]:
                 )
             },
             "/cache": {"get": _read("readCache", "Entries, bytes and quotas per category.")},
+            "/cache/entries": {
+                "get": {
+                    **_read("searchEntries", "Entries whose question holds a text, the newest first."),
+                    "parameters": [_query("q", {"type": "string"}), *_FILTERS, _query("limit", _WHOLE)],
+                    "responses": _responses("Found", {"400"}),
+                }
+            },
             "/cache/entries/{id}": {
                 "parameters": [_path("id", {"type": "string"})],
                 "get": _read("readEntry", "One entry with its document.", missing=True),
@@ -183,6 +219,23 @@ def _document() -> dict[str, Any]:
 
 _PURGED = ("tenant", "user", "category", "model", "tag", "entry", "request_id")
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_WHOLE: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 999999999999}
+_TEXT: dict[str, Any] = {"type": "string"}
+_NUMBER: dict[str, Any] = {"type": "number"}
+_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+_COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
+
+
+def _closed(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with all of these and nothing else."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [*properties],
+        "properties": properties,
+    }
+
+
 _LINES: dict[str, Any] = {"type": "array", "maxItems": MAX_LINES}  # a line that is wrong is told, not refused
 _SCHEMAS: dict[str, Any] = {
     "Error": {
@@ -209,9 +262,93 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Validation": {
         "type": "object",
-        "required": ["valid", "version", "changes"],
-        "properties": {"valid": {"const": True}, "version": {"type": "string"}, "changes": {"type": "array"}},
+        "required": ["valid", "version", "changes", "decisions"],
+        "properties": {
+            "valid": {"const": True},
+            "version": {"type": "string"},
+            "changes": {
+                "type": "array",
+                "items": {**_OBJECT, "required": ["path", "old", "new"], "properties": {"path": _TEXT}},
+            },
+            "decisions": _closed(
+                sampled={**_COUNT, "description": "Recent semantic look-ups that were decided again."},
+                changed=_COUNT,
+                hits_gained=_COUNT,
+                hits_lost=_COUNT,
+                changes={
+                    "type": "array",
+                    "items": _closed(
+                        **dict.fromkeys(
+                            ("request_id", "tenant", "category", "question", "was", "would"), _TEXT
+                        )
+                    ),
+                },
+            ),
+        },
     },
+    "Traffic": _closed(
+        next={**_COUNT, "description": "`after` of the next look."},
+        decisions={
+            "type": "array",
+            "items": _closed(
+                number={"type": "integer", "minimum": 1},
+                at={"type": "number"},
+                **dict.fromkeys(
+                    ("request_id", "tenant", "endpoint", "model", "category", "decision", "how", "reason"),
+                    _TEXT,
+                ),
+                status={"type": "integer"},
+                backend=_TEXT,
+                similarity={"type": ["number", "null"]},
+                threshold={"type": ["number", "null"]},
+                seconds={"type": "number", "minimum": 0},
+                question={"type": ["string", "null"]},
+            ),
+        },
+        minutes={"type": "array", "items": _closed(at={"type": "integer"}, counts=_COUNTS)},
+        categories={"type": "object", "additionalProperties": _COUNTS, "description": "Of the last hour."},
+    ),
+    "Found": _closed(
+        count={**_COUNT, "description": "Entries that match."},
+        looked={**_COUNT, "description": "Entries looked at."},
+        entries={
+            "type": "array",
+            "items": _closed(
+                **dict.fromkeys(("entry", "tenant", "category", "model", "endpoint", "question"), _TEXT),
+                **dict.fromkeys(("created", "expires", "cost"), _NUMBER),
+                **dict.fromkeys(("size", "hits"), _COUNT),
+                tags={"type": "array", "items": _TEXT},
+            ),
+        },
+    ),
+    "Play": {
+        "type": "object",
+        "required": ["path", "body"],
+        "properties": {
+            "path": {"enum": [*PLAYED]},
+            "body": {"$ref": "#/components/schemas/Request"},
+            "headers": {
+                "type": "object",
+                "maxProperties": 20,
+                "propertyNames": {"pattern": HEADER},
+                "additionalProperties": {"type": "string", "pattern": "^[ -~]*$"},
+            },
+            "send": {"type": "boolean"},
+        },
+    },
+    "Played": _closed(
+        explained={"$ref": "#/components/schemas/Explanation"},
+        answer={
+            "anyOf": [
+                {"type": "null"},
+                _closed(
+                    status={"type": "integer"},
+                    headers={"type": "object", "additionalProperties": _TEXT},
+                    body={"description": "JSON, or text where it is none."},
+                ),
+            ]
+        },
+    ),
     "Request": {
         "type": "object",
         "description": "A chat, completions, responses or messages request as a client would send it; the last with anthropic-version.",
@@ -268,7 +405,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["version"],
-        "properties": {"version": {"type": ["integer", "string"]}},
+        "properties": {"version": {"type": ["integer", "string"], "minimum": 0, "maximum": 2**53 - 1}},
     },
     "Audit": {
         "type": "object",
@@ -409,6 +546,12 @@ def _read(
     refusals = ({"404"} if missing else set()) | ({"503"} if unavailable else set())
     operation = {"operationId": name, "summary": text, "responses": _responses(schema, refusals, etag=etag)}
     return operation if security is None else {**operation, "security": security}
+
+
+def _page(name: str, text: str, *kinds: str) -> dict[str, Any]:
+    operation = _read(name, text, missing=len(kinds) > 1, security=[])
+    operation["responses"]["200"]["content"] = {kind: {"schema": _TEXT} for kind in kinds}
+    return operation
 
 
 def _metrics() -> dict[str, Any]:

@@ -295,6 +295,8 @@ class AdminServer:
     async def _rollback(self, request: web.Request) -> web.Response:
         wanted = await _json(request)
         version: Any = wanted.get("version") if isinstance(wanted, dict) and len(wanted) == 1 else None
+        if isinstance(version, float) and version.is_integer():  # JSON does not tell 3.0 from 3
+            version = int(version)
         if type(version) not in (int, str):
             raise BadRequest("The body must be {version}: a version's number, or its book's version.")
         before = self._policy.book

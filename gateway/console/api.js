@@ -1,5 +1,6 @@
-// The admin API with the operator's token, which lives as long as this tab.
+// The admin API with the operator's token, which lives as long as this tab, and what its role may do.
 const KEY = "gateway-admin-token";
+const ROLES = ["read", "policy", "admin"]; // each may what those before it may
 
 export class Refused extends Error {
   constructor(status, body) {
@@ -14,7 +15,7 @@ function authorization() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
-async function signIn(refused) {
+async function ask(refused) {
   const dialog = document.querySelector("#login");
   const field = document.querySelector("#token");
   document.querySelector("#refused").textContent = refused ? "This token was refused." : "";
@@ -24,7 +25,7 @@ async function signIn(refused) {
   field.value = "";
 }
 
-let signing = null; // one dialog for all requests that were refused at once
+let asking = null; // one dialog for all requests that were refused at once
 
 export async function call(method, path, { body, headers } = {}) {
   for (;;) {
@@ -32,13 +33,13 @@ export async function call(method, path, { body, headers } = {}) {
     const given = authorization();
     const response = await fetch(path, { method, headers: { ...given, ...kind, ...headers }, body });
     if (response.status === 401) {
-      signing ??= signIn(Boolean(given.Authorization)).finally(() => { signing = null; });
-      await signing;
+      asking ??= ask(Boolean(given.Authorization)).finally(() => { asking = null; });
+      await asking;
       continue;
     }
     const text = await response.text();
     let value = text;
-    try { value = JSON.parse(text); } catch { /* metrics and the like are not JSON */ }
+    try { value = JSON.parse(text); } catch { /* a table of savings is not JSON */ }
     if (!response.ok) throw new Refused(response.status, value);
     return { value, etag: response.headers.get("etag") };
   }
@@ -48,10 +49,25 @@ export async function call(method, path, { body, headers } = {}) {
 export const status = async (path) => (await fetch(path, { headers: authorization() })).status;
 
 export const get = async (path) => (await call("GET", path)).value;
-export const post = async (path, body) => (await call("POST", path, { body: JSON.stringify(body) })).value;
+export const post = async (path, body, headers) => (await call("POST", path, { body: JSON.stringify(body), headers })).value;
 
-/** null where this gateway has no such path. */
-export async function perhaps(path) {
-  perhaps.paths ??= (await get("/openapi.json")).paths;
-  return path in perhaps.paths ? get(path) : null;
+let me = { name: "", role: "read" };
+
+/** Who the token belongs to; asks for one where it must. A gateway without roles lets its token do everything. */
+export async function signIn() {
+  try {
+    me = await get("/whoami");
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    me = { name: "", role: "admin" };
+  }
+  return me;
 }
+
+export function signOut() {
+  sessionStorage.removeItem(KEY);
+  location.reload();
+}
+
+/** Why this role may not do what needs another, or null where it may. The gateway checks it again. */
+export const withheld = (needed) => (ROLES.indexOf(me.role) >= ROLES.indexOf(needed) ? null : `This needs the role ${needed}; yours is ${me.role}.`);

@@ -12,54 +12,66 @@ function library() {
   return loading;
 }
 
-const COLOURS = { exact: "#2a8c70", semantic: "#6fb8e8", join: "#9b8bd9", offload: "#e0a23c", forward: "#8a949b", refuse: "#d2564b" };
-const ink = () => getComputedStyle(document.documentElement).getPropertyValue("color");
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const WORDS = ["exact", "semantic", "join", "offload", "forward", "refuse"];
+const resolved = document.createElement("span"); // light-dark() is known to elements only
 
-function layout(more) {
-  const colour = getComputedStyle(document.body).color || ink();
-  return {
-    margin: { l: 46, r: 12, t: 8, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour, size: 12 },
-    xaxis: { gridcolor: "rgba(128,128,128,.2)" }, yaxis: { gridcolor: "rgba(128,128,128,.2)", rangemode: "tozero" },
-    legend: { orientation: "h", y: 1.18 }, ...more,
-  };
+function colour(name) {
+  if (!resolved.isConnected) { resolved.hidden = true; document.body.append(resolved); }
+  resolved.style.color = `var(--${name})`;
+  return getComputedStyle(resolved).color;
 }
 
-async function draw(node, traces, more) {
+const titled = (text) => ({ text, standoff: 8, font: { size: 12 } });
+
+async function draw(node, traces, { rows = null, ...more }) {
   const plotly = await library();
   node.hidden = plotly === null || !traces.some((trace) => trace.x.length);
-  if (node.hidden) return;
-  if (!node.isConnected) return;
-  await plotly.react(node, traces, layout(more), { displayModeBar: false, responsive: true });
+  if (node.hidden || !node.isConnected) return;
+  if (rows !== null) node.style.height = `${70 + 34 * rows}px`;
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), fixedrange: true, automargin: true };
+  const { xaxis, yaxis, ...rest } = more;
+  await plotly.react(node, traces, {
+    margin: { l: 44, r: 10, t: 6, b: 32 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: style("font-family") || "system-ui, sans-serif", size: 12, color: colour("quiet") }, dragmode: false, barcornerradius: 2,
+    hoverlabel: { bgcolor: colour("sheet"), bordercolor: colour("line"), font: { color: colour("ink") } },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" }, xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
+  }, { displayModeBar: false, responsive: true });
 }
 
-/** Requests a minute by how they ended, stacked. */
-export function traffic(node, minutes) {
-  const words = Object.keys(COLOURS).filter((word) => minutes.some((minute) => minute.counts[word]));
-  const at = minutes.map((minute) => new Date(1000 * minute.at));
-  const traces = words.map((word) => ({
-    name: word, type: "bar", x: at, y: minutes.map((minute) => minute.counts[word] ?? 0), marker: { color: COLOURS[word] },
+/** Requests a minute by how they ended, stacked, of the last so many minutes. */
+export function traffic(node, minutes, span) {
+  const now = 60 * Math.floor(Date.now() / 60000);
+  const recent = minutes.filter((minute) => minute.at > now - 60 * span);
+  const traces = WORDS.filter((word) => recent.some((minute) => minute.counts[word])).map((word) => ({
+    name: word, type: "bar", x: recent.map((minute) => new Date(1000 * minute.at)), y: recent.map((minute) => minute.counts[word] ?? 0),
+    marker: { color: colour(word) }, width: 50000,
   }));
-  return draw(node, traces, { barmode: "stack", bargap: 0.1, yaxis: { title: { text: "requests" }, rangemode: "tozero", gridcolor: "rgba(128,128,128,.2)" } });
-}
-
-/** False-hit rate of each category with its interval, in per cent. */
-export function falseHits(node, rows) {
-  const known = rows.filter((row) => row.hits.rate !== null);
-  const trace = {
-    type: "scatter", mode: "markers", y: known.map((row) => row.name), x: known.map((row) => 100 * row.hits.rate), marker: { size: 10, color: COLOURS.exact },
-    error_x: {
-      type: "data", symmetric: false, array: known.map((row) => 100 * (row.hits.high - row.hits.rate)),
-      arrayminus: known.map((row) => 100 * (row.hits.rate - row.hits.low)), color: COLOURS.forward,
-    },
-  };
-  return draw(node, [trace], {
-    margin: { l: 120, r: 12, t: 8, b: 40 }, xaxis: { title: { text: "wrong hits, % of hits" }, rangemode: "tozero", gridcolor: "rgba(128,128,128,.2)" },
-    yaxis: { automargin: true },
+  return draw(node, traces, {
+    barmode: "stack", showlegend: true, yaxis: { rangemode: "tozero", title: titled("requests a minute") },
+    xaxis: { range: [new Date(1000 * (now - 60 * span)), new Date(1000 * (now + 60))], showgrid: false },
   });
 }
 
-/** Load of each backend, 0 idle to 1 at capacity. */
-export function load(node, backends) {
-  const trace = { type: "bar", orientation: "h", y: backends.map((b) => b.id), x: backends.map((b) => b.load ?? 0), marker: { color: COLOURS.semantic } };
-  return draw(node, [trace], { margin: { l: 140, r: 12, t: 8, b: 40 }, xaxis: { range: [0, 1.2], title: { text: "load" } }, yaxis: { automargin: true } });
+/** Wrong hits of each category with their interval and their budget, in per cent of its look-ups. */
+export function falseHits(node, rows) {
+  const known = rows.filter((row) => row.error !== null), limited = rows.filter((row) => row.error !== null && row.max_error !== null);
+  const share = (list, of) => list.map((row) => 100 * of(row));
+  return draw(node, [
+    { name: "wrong, with its 95 % interval", type: "scatter", mode: "markers", y: known.map((row) => row.name), x: share(known, (row) => row.error),
+      marker: { size: 10, color: colour("semantic") },
+      error_x: { type: "data", symmetric: false, thickness: 2, width: 5, color: colour("semantic"),
+        array: share(known, (row) => row.error_high - row.error), arrayminus: share(known, (row) => row.error - row.error_low) } },
+    { name: "budget", type: "scatter", mode: "markers", y: limited.map((row) => row.name), x: share(limited, (row) => row.max_error),
+      marker: { size: 18, symbol: "line-ns-open", color: colour("bad"), line: { width: 3 } } },
+  ], { rows: known.length + 1, showlegend: true, xaxis: { title: titled("% of semantic look-ups"), rangemode: "tozero" }, yaxis: { type: "category", showgrid: false } });
+}
+
+/** What each category has saved, by way; `of` takes the figure from a row of the ledger. */
+export function savings(node, rows, of, title) {
+  const names = [...new Set(rows.map((row) => row.category))].sort();
+  const sum = (name, how) => rows.filter((row) => row.category === name && row.how === how).reduce((all, row) => all + of(row), 0);
+  const traces = WORDS.filter((how) => rows.some((row) => row.how === how)).map((how) => ({
+    name: how, type: "bar", orientation: "h", y: names, x: names.map((name) => sum(name, how)), marker: { color: colour(how) } }));
+  return draw(node, traces, { rows: names.length + 1, barmode: "relative", showlegend: true, xaxis: { title: titled(title) }, yaxis: { type: "category", showgrid: false } });
 }
