@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 
 from gateway import keys
-from gateway.config import build
 from tests.harness import Running, ScriptedBackend
 from tests.harness.backend import Seen
 from tests.storage.conftest import Server
@@ -63,14 +62,6 @@ def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-def reload(gateway: Running, new: dict[str, Any]) -> None:
-    """As SIGHUP does."""
-    gateway.app._reread = lambda: build(
-        {**gateway.config.model_dump(exclude={"models", "tenants"}), **new}, {}
-    )
-    gateway.run(gateway.app.reload())
-
-
 # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -98,7 +89,7 @@ def test_keys_are_rotated_by_listing_two_and_expire(start: Start, backend: Scrip
     hashes = [each if isinstance(each, str) else each["key"] for each in listed]
     for secret in (old, new, gone, *hashes, *(h.rsplit(":", 1)[-1] for h in hashes)):
         assert secret not in told.text
-    reload(gateway, tree(backend, keys=listed[1:]))
+    gateway.reload(tree(backend, keys=listed[1:]))
     assert gateway.client(new).models.list().data
     with pytest.raises(openai.AuthenticationError):
         gateway.client(old).models.list()
@@ -138,7 +129,7 @@ def test_a_fallback_that_is_not_allowed_does_not_answer(start: Start, backend: S
     backend.script = fail
     gateway = start(new)
     assert gateway.ask("a question").status_code == 503
-    reload(gateway, {**new, "tenants": [{"name": "acme", "keys": ["test"], "models": ["m", "other"]}]})
+    gateway.reload({**new, "tenants": [{"name": "acme", "keys": ["test"], "models": ["m", "other"]}]})
     assert gateway.ask("a question").headers["x-gateway-model"] == "other"
 
 
@@ -311,7 +302,7 @@ def test_a_small_model_that_is_not_allowed_is_not_asked(start: Start, backend: S
     try:
         assert gateway.ask("What is the capital of France?").status_code == 200
         assert asked == []
-        reload(gateway, {**new, "tenants": [{"name": "acme", "keys": ["test"]}]})
+        gateway.reload({**new, "tenants": [{"name": "acme", "keys": ["test"]}]})
         assert gateway.ask("What is the capital of Spain?").status_code == 200
         assert len(asked) == 1
     finally:
