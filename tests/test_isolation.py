@@ -5,7 +5,6 @@ else's. Whatever is asked, judged, purged and rotated, a tenant is told the same
 answered another. ISOLATION_EXAMPLES sets how many sequences are tried (10).
 """
 
-import asyncio
 import json
 import os
 import re
@@ -232,7 +231,8 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
 
         def __init__(self) -> None:
             super().__init__()
-            world.purge(all=True)
+            for gateway in world.gateways:
+                purged(gateway, {"all": True})
             self.entries: dict[
                 str, tuple[str, str]
             ] = {}  # name in the shared gateway → owner, name in its own
@@ -283,8 +283,8 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             owner, shared, own = [*self.requests, ("", "never", "never")][pick % (len(self.requests) + 1)]
             key = {"Authorization": f"Bearer {world.keys(tenant)[0]}"}
             answers = [
-                gateway.http.post("/v1/feedback", json={"request_id": given, "verdict": verdict}, headers=key)
-                for gateway, given in zip(
+                gateway.http.post("/v1/feedback", json={"request_id": name, "verdict": verdict}, headers=key)
+                for gateway, name in zip(
                     self._both(tenant), (shared, own if owner == tenant else shared), strict=True
                 )
             ]
@@ -432,3 +432,62 @@ def test_no_sequence_shows_a_tenant_another(start: Start) -> None:
         assert {"exact", "semantic", "forward", "refuse"} <= set(world.told), world.told
     finally:
         engine.close()
+
+
+# ── examples for small models ───────────────────────────────────────────────────────────────────────────────
+
+CITIES = ("Paris", "Rome", "Madrid", "Vienna", "Lisbon")
+SHARING = {"acme", "initech"}
+steps = st.lists(
+    st.tuples(who, st.sampled_from(CITIES), st.sampled_from(("ask", "ask", "ask", "refresh", "purge"))),
+    min_size=6,
+    max_size=14,
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(told=steps)
+def play(around: tuple[Running, Engine, Counter[str]], told: list[tuple[str, str, str]]) -> None:
+    """Every prompt the small model gets holds answers to its tenant, or to one that shares as it does, not purged."""
+    gateway, small, crossed = around
+    gone: set[str] = set()
+    purged(gateway, {"all": True})
+    for tenant, city, what in told:
+        if what == "purge":
+            gone |= {e.answer for e in gateway.app.offloading.examples if e.tenant == f"t:{tenant}"}
+            purged(gateway, {"tenant": tenant})
+            continue
+        for pair in gateway.app.offloading.pairs.values():  # as after many requests without a loss
+            pair.router.ledger.seen, pair.router.ledger.lost = 1000.0, 0.0
+        small.seen.clear()
+        key = {"Authorization": f"Bearer sk-{tenant}", "X-Probe": tenant}
+        key |= {"x-gateway-cache": "refresh"} if what == "refresh" else {}
+        answer = gateway.ask(f"Tell me in one sentence what {city} is best known for.", model="large", **key)
+        gateway.settle()
+        assert set(MARK.findall(text_of(answer))) == {tenant}
+        for seen in small.seen:
+            found = {match[0]: match[1] for match in MARK.finditer(seen.body.decode())}
+            allowed = SHARING if tenant in SHARING else {tenant}
+            assert set(found.values()) <= allowed, seen.body
+            assert not gone & set(found), "a purged answer is still an example"
+            crossed.update("own" if owner == tenant else "shared" for owner in found.values())
+
+
+def test_examples_stay_with_those_who_share_them(start: Start) -> None:
+    large, small = Engine(), Engine()
+    try:
+        listed = [{"name": t, "keys": [f"sk-{t}"], "share_examples": t in SHARING} for t in TENANTS]
+        models = [
+            {"name": "large", "backends": [{"url": large.url}], "offload_to": "small"},
+            {"name": "small", "backends": [{"url": small.url}]},
+        ]
+        offload = {"compare_share": 0.0, "replay": {"enabled": False}}
+        tree = {"models": models, "tenants": listed, "offload": offload}
+        gateway = start(tree, book=BOOK.replace("mode: semantic", "mode: exact"))
+        crossed: Counter[str] = Counter()
+        play((gateway, small, crossed))
+        assert crossed["own"], crossed
+        assert crossed["shared"], crossed
+    finally:
+        large.close()
+        small.close()
