@@ -36,7 +36,7 @@ QUESTIONS = (
     "How can I reverse a Python list?",
     "This one the engine refuses.",
 )
-# Nothing that tenants share by design decides here: no budget of wrong hits, no threshold of its own for a category.
+# What tenants share by design decides nothing here: a category's budget of wrong hits.
 BOOK = """
 categories:
   - name: code
@@ -214,12 +214,12 @@ def text_of(answer: httpx.Response) -> str:
 
 def alike(answer: httpx.Response) -> Case:
     """What must not depend on others: everything but numbers that count calls, time and random ids."""
-    names = ("decision", "how", "reason", "category", "model", "threshold", "load", "examples")
+    names = ("decision", "how", "reason", "category", "model", "threshold", "examples")
     headers = {name: answer.headers.get(f"x-gateway-{name}") for name in names}
     return {
         **headers,
         "status": answer.status_code,
-        "names": sorted(answer.headers.keys()),
+        "names": sorted(set(answer.headers) - {"x-gateway-load"}),
         "cache": re.sub(r"ttl=-?\d+", "", answer.headers.get("cache-status", "")),
         "body": re.sub(r"\d+(\.\d+)?", "#", OWN_ID.sub("#", answer.text)),
     }
@@ -439,7 +439,7 @@ def test_no_sequence_shows_a_tenant_another(start: Start) -> None:
 CITIES = ("Paris", "Rome", "Madrid", "Vienna", "Lisbon")
 SHARING = {"acme", "initech"}
 steps = st.lists(
-    st.tuples(who, st.sampled_from(CITIES), st.sampled_from(("ask", "ask", "ask", "refresh", "purge"))),
+    st.tuples(who, st.sampled_from(CITIES), st.sampled_from(("teach", "teach", "ask", "ask", "purge"))),
     min_size=6,
     max_size=14,
 )
@@ -457,11 +457,11 @@ def play(around: tuple[Running, Engine, Counter[str]], told: list[tuple[str, str
             gone |= {e.answer for e in gateway.app.offloading.examples if e.tenant == f"t:{tenant}"}
             purged(gateway, {"tenant": tenant})
             continue
-        for pair in gateway.app.offloading.pairs.values():  # as after many requests without a loss
-            pair.router.ledger.seen, pair.router.ledger.lost = 1000.0, 0.0
+        for pair in gateway.app.offloading.pairs.values():  # as after many requests with or without a loss
+            seen, lost = (0.0, 1e9) if what == "teach" else (1000.0, 0.0)
+            pair.router.ledger.seen, pair.router.ledger.lost = seen, lost
         small.seen.clear()
-        key = {"Authorization": f"Bearer sk-{tenant}", "X-Probe": tenant}
-        key |= {"x-gateway-cache": "refresh"} if what == "refresh" else {}
+        key = {"Authorization": f"Bearer sk-{tenant}", "X-Probe": tenant, "x-gateway-cache": "refresh"}
         answer = gateway.ask(f"Tell me in one sentence what {city} is best known for.", model="large", **key)
         gateway.settle()
         assert set(MARK.findall(text_of(answer))) == {tenant}
