@@ -118,6 +118,9 @@ class Running:
         await self.app.worker.load_many([])  # changes are applied in order: what came before is in the index
 
     def close(self) -> None:
+        """Stop as at SIGTERM; again: nothing."""
+        if self.http.is_closed:
+            return
         for client in self._clients:
             client.close()
         self.http.close()
