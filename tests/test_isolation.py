@@ -160,7 +160,8 @@ plain = st.just({})
 asked = st.tuples(
     shapes, questions, plain | plain | controls, plain | spoofs, plain | plain | caches, st.none() | names
 )
-ids = st.none() | st.sampled_from(("one", "two", "req_" + "0" * 32))
+CHOSEN = "req_{:032x}"  # as if it were one of the gateway's
+ids = st.none() | st.sampled_from(("one-{}", "two-{}", CHOSEN))
 
 
 # ── the gateways ────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,7 +172,7 @@ class World:
 
     def __init__(self, start: Start, backend: ScriptedBackend) -> None:
         self.backend = backend
-        self.rotations = 0
+        self.rotations = self.sequences = 0
         self.told: Counter[str] = Counter()
         tree = {"tenants": self._listed(), "models": [{"name": "*", "backends": [{"url": backend.url}]}]}
         self.shared = start(tree, book=BOOK)
@@ -231,6 +232,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
 
         def __init__(self) -> None:
             super().__init__()
+            self.number = world.sequences = world.sequences + 1  # gateways go on, and remember ids
             for gateway in world.gateways:
                 purged(gateway, {"all": True})
             self.entries: dict[
@@ -250,7 +252,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         def ask(self, tenant: str, key: int, what: Any, id: str | None, place: str) -> None:
             path, body, headers = self._request(tenant, world.keys(tenant)[key], what, place)
             if id is not None:
-                headers["X-Request-Id"] = id
+                headers["X-Request-Id"] = id.format(self.number)
             answers = [g.http.post(path, json=body, headers=headers) for g in self._both(tenant)]
             world.settle()
             self._compare(tenant, *answers)
@@ -409,7 +411,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             assert set(MARK.findall(text)) <= {tenant}, text
             assert not [name for name, (owner, _) in self.entries.items() if owner != tenant and name in text]
             others = {id for owner, id, _ in self.requests if owner != tenant and OWN_ID.fullmatch(id)}
-            assert not [id for id in others - {"req_" + "0" * 32} - set(knows) if id in text]
+            assert not [id for id in others - {CHOSEN.format(self.number)} - set(knows) if id in text]
             assert not [key for each in TENANTS for key in world.keys(each) if key in text]
 
     return Isolation
