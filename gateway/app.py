@@ -86,10 +86,11 @@ _CUT_SECONDS = 0.5  # for what outlives the drain
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a worker is given by its parent: the listening socket's descriptor, and where its admin port is to be."""
+    """What a worker is given by its parent: the listening socket's descriptor, where its admin port is to be, and who it is (its pid)."""
 
     data: int
     admin: Path
+    parent: int
 
 
 class App:
@@ -358,7 +359,7 @@ class App:
         await runner.setup()
         self._runners.append(runner)
         await web.SockSite(runner, socket.socket(fileno=self._given.data), backlog=1024).start()
-        self._spawn(self._orphaned(os.getppid()))
+        self._spawn(self._orphaned(self._given.parent))
 
     async def _listen_admin(self) -> None:
         admin = self.config.admin

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes on that one port")
     serve.add_argument("--worker-socket", type=int, help=argparse.SUPPRESS)  # of a worker: what to listen on
     serve.add_argument("--worker-admin", type=Path, help=argparse.SUPPRESS)
+    serve.add_argument("--worker-parent", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
 
     validate = commands.add_parser(
@@ -298,7 +299,9 @@ def _serve(options: argparse.Namespace) -> int:
         from gateway import workers
 
         return _run(workers.serve(config, options.workers, options.given))
-    ports = Ports(options.worker_socket, options.worker_admin) if options.worker_socket is not None else None
+    ports = None
+    if options.worker_socket is not None:
+        ports = Ports(options.worker_socket, options.worker_admin, options.worker_parent)
     reread: Callable[[], Config] | None = (lambda: _config(options)) if options.config else None
     return _run(serve(config, reread=reread, ports=ports))
 

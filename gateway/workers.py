@@ -8,6 +8,7 @@ only they know, nor keep a request's or an answer's contents.
 
 import asyncio
 import logging
+import os
 import re
 import signal
 import socket
@@ -48,6 +49,8 @@ class Worker:
             str(listening.fileno()),
             "--worker-admin",
             str(self.path),
+            "--worker-parent",
+            str(os.getpid()),
         ]
         self._listening = listening
         self._process: asyncio.subprocess.Process | None = None

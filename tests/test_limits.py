@@ -13,10 +13,9 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, TCPConnector, web
 
 from gateway import keys
-from gateway.config import build
 from tests.harness import Running, ScriptedBackend
 from tests.harness.backend import Seen
 from tests.storage.conftest import Server
@@ -63,14 +62,6 @@ def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-def reload(gateway: Running, new: dict[str, Any]) -> None:
-    """As SIGHUP does."""
-    gateway.app._reread = lambda: build(
-        {**gateway.config.model_dump(exclude={"models", "tenants"}), **new}, {}
-    )
-    gateway.run(gateway.app.reload())
-
-
 # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -98,7 +89,7 @@ def test_keys_are_rotated_by_listing_two_and_expire(start: Start, backend: Scrip
     hashes = [each if isinstance(each, str) else each["key"] for each in listed]
     for secret in (old, new, gone, *hashes, *(h.rsplit(":", 1)[-1] for h in hashes)):
         assert secret not in told.text
-    reload(gateway, tree(backend, keys=listed[1:]))
+    gateway.reload(tree(backend, keys=listed[1:]))
     assert gateway.client(new).models.list().data
     with pytest.raises(openai.AuthenticationError):
         gateway.client(old).models.list()
@@ -138,7 +129,7 @@ def test_a_fallback_that_is_not_allowed_does_not_answer(start: Start, backend: S
     backend.script = fail
     gateway = start(new)
     assert gateway.ask("a question").status_code == 503
-    reload(gateway, {**new, "tenants": [{"name": "acme", "keys": ["test"], "models": ["m", "other"]}]})
+    gateway.reload({**new, "tenants": [{"name": "acme", "keys": ["test"], "models": ["m", "other"]}]})
     assert gateway.ask("a question").headers["x-gateway-model"] == "other"
 
 
@@ -311,7 +302,7 @@ def test_a_small_model_that_is_not_allowed_is_not_asked(start: Start, backend: S
     try:
         assert gateway.ask("What is the capital of France?").status_code == 200
         assert asked == []
-        reload(gateway, {**new, "tenants": [{"name": "acme", "keys": ["test"]}]})
+        gateway.reload({**new, "tenants": [{"name": "acme", "keys": ["test"]}]})
         assert gateway.ask("What is the capital of Spain?").status_code == 200
         assert len(asked) == 1
     finally:
@@ -368,24 +359,136 @@ def test_a_small_models_answer_costs_what_the_small_model_costs(
 # ── replicas ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_two_gateways_on_one_redis_let_exactly_as_many_through_as_may(
-    start: Start, backend: ScriptedBackend, redis: Server, tmp_path: Path
-) -> None:
-    store = {"kind": "redis", "url": redis.url, "namespace": tmp_path.name}
-    new = tree(backend, limits={"requests_per_minute": 9}, budget={"hard": 1})
-    gateways = [start({**new, "store": store}), start({**new, "store": store})]
-    with ThreadPoolExecutor(10) as pool:
-        asked = [pool.submit(gateways[n % 2].ask, f"Question {n}: what is it?") for n in range(30)]
-        statuses = [each.result().status_code for each in asked]
-    assert (statuses.count(200), statuses.count(429)) == (9, 21)
-    for gateway in gateways:
-        gateway.settle()
+@pytest.fixture
+def two(start: Start, redis: Server, tmp_path: Path) -> Callable[[dict[str, Any]], list[Running]]:
+    """Two gateways on one Redis."""
+
+    def begin(new: dict[str, Any]) -> list[Running]:
+        store = {"kind": "redis", "url": redis.url, "namespace": tmp_path.name}
+        return [start({**new, "store": store}) for _ in range(2)]
+
+    return begin
+
+
+def told_by_both(gateways: list[Running], expected: int) -> list[int]:
+    """Billionths of a dollar by `GET /tenants`; settlements reach Redis in the background."""
     deadline = time.monotonic() + 10
-    while nanos(gateways[0]) != backend.calls * WHOLE and time.monotonic() < deadline:
+    while [nanos(g) for g in gateways] != [expected] * 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert [nanos(gateway) for gateway in gateways] == [backend.calls * WHOLE] * 2
-    assert backend.calls <= 9
     assert all(gateway.app.counts.local == 0 for gateway in gateways)
+    return [nanos(gateway) for gateway in gateways]
+
+
+async def all_at_once(gateways: list[Running], bodies: list[Any]) -> list[tuple[int, Any, Any]]:
+    """Status, headers and JSON of as many requests at the same time, in turn to either gateway."""
+    connector, key = TCPConnector(limit=0), {"Authorization": "Bearer test"}
+    async with ClientSession(connector=connector, headers=key) as session:
+
+        async def one(number: int, body: Any) -> tuple[int, Any, Any]:
+            url = f"{gateways[number % 2].url}/v1/chat/completions"
+            async with session.post(url, json=body) as answer:
+                return answer.status, answer.headers, await answer.json()
+
+        return await asyncio.gather(*(one(n, body) for n, body in enumerate(bodies)))
+
+
+def test_of_200_requests_at_once_on_two_gateways_exactly_50_pass(
+    two: Callable[..., list[Running]], backend: ScriptedBackend
+) -> None:
+    gateways = two(tree(backend, limits={"requests_per_minute": 50}, budget={"hard": 1}))
+    bodies = [{"model": "m", "messages": user(f"Question {n}: what is it?")} for n in range(200)]
+    began = time.monotonic()
+    answers = asyncio.run(all_at_once(gateways, bodies))
+    refilled = int((time.monotonic() - began) * 50 / 60)  # nothing, unless the machine is slow
+    passed = [headers for status, headers, _ in answers if status == 200]
+    refused = [headers for status, headers, _ in answers if status == 429]
+    assert 50 <= len(passed) <= 50 + refilled
+    assert len(passed) + len(refused) == 200
+    for headers in (*passed, *refused):
+        assert headers["x-ratelimit-limit-requests"] == "50"
+    assert {headers["x-ratelimit-remaining-requests"] for headers in refused} == {"0"}
+    assert all(int(headers["retry-after"]) >= 1 for headers in refused)
+    assert backend.calls <= len(passed)
+    assert told_by_both(gateways, backend.calls * WHOLE) == [backend.calls * WHOLE] * 2
+
+
+def test_a_hard_budget_holds_over_two_gateways_at_once(
+    two: Callable[..., list[Running]], backend: ScriptedBackend
+) -> None:
+    hard = 30 * WHOLE
+    gateways = two(tree(backend, budget={"hard": hard / 1e9}))
+    backend.delay = 0.2
+    bodies = [
+        {"model": "m", "max_tokens": 10, "messages": user(f"Tell me of number {n}.")} for n in range(60)
+    ]
+    answers = asyncio.run(all_at_once(gateways, bodies))
+    codes = [body["error"]["code"] for status, _, body in answers if status != 200]
+    assert set(codes) == {"insufficient_quota"}
+    assert 0 < backend.calls <= 30
+    assert 60 - len(codes) == backend.calls
+    assert told_by_both(gateways, backend.calls * WHOLE) == [backend.calls * WHOLE] * 2
+
+
+def test_tokens_and_money_end_exact_over_two_gateways_whatever_becomes_of_the_answers(
+    two: Callable[..., list[Running]], backend: ScriptedBackend
+) -> None:
+    rate = 3000  # tokens a minute, of which some drain away while this runs
+    gateways = two(tree(backend, limits={"tokens_per_minute": rate}, budget={"hard": 1}))
+    began = time.monotonic()
+
+    async def behave(seen: Seen) -> web.StreamResponse | None:
+        asked = seen.body.decode()
+        if "refuse" in asked:
+            return web.json_response({"error": {"message": "no"}}, status=400)
+        if "break off" not in asked:
+            return None
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(seen.request)
+        usage = {"prompt_tokens": 11, "completion_tokens": 5}
+        await response.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
+        assert seen.request.transport is not None
+        seen.request.transport.abort()
+        return response
+
+    def stream(gateway: Running, text: str, *, until: bytes = b"") -> int:
+        """Read to the end, or leave once something has come; bytes sent."""
+        body = {"model": "m", "max_tokens": 10, "messages": user(text), "stream": True}
+        seen = b""
+        with (
+            contextlib.suppress(httpx.HTTPError),
+            gateway.http.stream(
+                "POST", "/v1/chat/completions", json=body, headers={"Authorization": "Bearer test"}
+            ) as answer,
+        ):
+            for chunk in answer.iter_bytes():
+                seen += chunk
+                if until and until in seen:
+                    break
+        return len(json.dumps(body, separators=(",", ":")))
+
+    backend.script, backend.pause = behave, asyncio.Event()
+    with ThreadPoolExecutor(6) as pool:
+        # First those who leave, before anything is known of how many tokens a prompt has.
+        gone = [pool.submit(stream, gateways[n % 2], f"leave {n}", until=b"answer") for n in range(6)]
+        prompts = [round(sent.result() * 0.25) for sent in gone]
+        backend.call(backend.pause.set)
+        asked = [pool.submit(gateways[n % 2].ask, f"Whole answer number {n}?") for n in range(8)]
+        for kind in ("whole stream", "break off", "refuse"):
+            asked += [pool.submit(stream, gateways[n % 2], f"{kind} {n}") for n in range(4)]
+        for each in asked:
+            each.result()
+    whole = 8 + 4
+    expected = (sum(prompts) * 1000 + 6 * 2 * 10_000) + whole * WHOLE + 4 * (11 * 1000 + 5 * 10_000)
+    used = sum(prompts) + 6 * 2 + whole * (7 + 3) + 4 * (11 + 5)
+    assert told_by_both(gateways, expected) == [expected] * 2
+    backend.stop()
+    for gateway in gateways:
+        assert gateway.ask("Nobody is there to answer this?").status_code >= 500
+    assert told_by_both(gateways, expected) == [expected] * 2
+    backend.start()
+    tokens = [tenant(gateway)["used"]["tokens"] for gateway in gateways]
+    drained = (time.monotonic() - began) * rate / 60
+    assert all(used - drained - 1 <= told <= used + 1 for told in tokens), (used, drained, tokens)
 
 
 def test_while_redis_is_gone_requests_go_on_and_afterwards_the_sums_agree(

@@ -75,7 +75,11 @@ class Served:
         with open(folder / "log", "ab") as log:
             self.process = subprocess.Popen([*command, "--workers", "2"], cwd=ROOT, stderr=log)
         self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+
+    def wait(self) -> "Served":
+        """Until both are ready."""
         wait_until(lambda: all(self.ready(k) for k in (0, 1)))
+        return self
 
     def ready(self, worker: int) -> bool:
         return httpx.get(f"{self.admin}/readyz", params={"worker": worker}).status_code == 200
@@ -107,6 +111,7 @@ def served(tmp_path: Path, model_cache: Path, backend: ScriptedBackend) -> Itera
 
 
 def test_two_workers_are_one_gateway(served: Served) -> None:
+    served.wait()
     first = served.ask(FRANCE)
     wait_until(lambda: [served.entries(k) for k in (0, 1)] == [1, 1])
     for _ in range(4):
@@ -149,8 +154,9 @@ def test_two_workers_are_one_gateway(served: Served) -> None:
 
 
 def test_workers_do_not_outlive_their_parent(served: Served) -> None:
+    """Not even those that were still starting when it died."""
+    wait_until(lambda: len(served.children()) == 2)
     children = served.children()
-    assert len(children) == 2
     served.process.kill()
     served.process.wait()
 

@@ -70,6 +70,7 @@ class Running:
         }
         tree["embedder"] = {"cache": str(cache), "deadline": 5.0, **tree.get("embedder", {})}
         self.config = build(tree, {}, base=folder)
+        self._tree, self._folder = tree, folder
         self._clients: list[OpenAI] = []
         self._thread = LoopThread()
         self.app = self.run(self._start())
@@ -78,7 +79,7 @@ class Running:
         self.http = httpx.Client(base_url=self.url, timeout=30)
 
     async def _start(self) -> App:
-        app = App(self.config)
+        app = App(self.config, reread=lambda: build(self._tree, {}, base=self._folder))
         await app.start()
         return app
 
@@ -93,6 +94,11 @@ class Running:
                 return self
             time.sleep(0.05)
         raise AssertionError(f"not ready: {self.http.get('/readyz').text}")
+
+    def reload(self, new: dict[str, Any]) -> None:
+        """SIGHUP, after these parts of the configuration have changed."""
+        self._tree = {**self._tree, **new}
+        self.run(self.app.reload())
 
     def client(self, key: str = "test", **options: Any) -> OpenAI:
         return OpenAI(
@@ -121,6 +127,9 @@ class Running:
         await self.app.worker.load_many([])  # changes are applied in order: what came before is in the index
 
     def close(self) -> None:
+        """Stop as at SIGTERM; again: nothing."""
+        if self.http.is_closed:
+            return
         for client in self._clients:
             client.close()
         self.http.close()

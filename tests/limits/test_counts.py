@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gateway.limits.account import Ask, Standing, Terms, Use
 from gateway.limits.counts import Counts, MemoryCounts
 from gateway.storage.memory import MemoryStore
-from gateway.storage.redis import RedisStore
 from gateway.storage.redis_counts import RedisCounts
+from gateway.storage.redis_url import client
 from tests.storage.conftest import Server
 
 PERIOD = "2026-11"
@@ -43,8 +43,9 @@ async def running(counts: Counts) -> AsyncIterator[Counts]:
 
 
 def on(server: Server, namespace: str, **options: Any) -> RedisCounts:
-    store = RedisStore(server.url, max_connections=64)
-    return RedisCounts(store._client, namespace=namespace, deadline=5.0, **options)
+    return RedisCounts(
+        lambda: client(server.url, timeout=1.0, connections=64), namespace=namespace, deadline=5.0, **options
+    )
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.limits.account import Ask, Standing, Terms, Use
-from gateway.storage.redis import RedisStore
 from gateway.storage.redis_counts import RedisCounts
+from gateway.storage.redis_url import client
 from tests.storage.conftest import Server
 
 PERIOD = "2026-11"
@@ -83,9 +83,11 @@ class Line:
 
 
 def counts_at(port: int, namespace: str = "", **options: Any) -> RedisCounts:
-    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout=1.0, max_connections=64)
+    url = f"redis://127.0.0.1:{port}/0"
     options = {"deadline": 0.3, "rest": 0.05, **options}
-    return RedisCounts(store._client, namespace=namespace or uuid.uuid4().hex, **options)
+    return RedisCounts(
+        lambda: client(url, timeout=1.0, connections=64), namespace=namespace or uuid.uuid4().hex, **options
+    )
 
 
 def run(counts: RedisCounts, body: Callable[[RedisCounts], Any]) -> None:
