@@ -11,6 +11,7 @@ questions, else it makes some up; `--cache` keeps their vectors.
 import argparse
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import random
@@ -55,7 +56,7 @@ class Plan:
         return max(1, min(FEW // self.each, self.tenants // 2))
 
 
-FULL = Plan(1_000, 200_000, 20_000, 6_000, 500, 4)
+FULL = Plan(1_000, 200_000, 20_000, 6_000, 500, 3)
 SMALL = Plan(20, 2_000, 300, 150, 60, 1)
 
 
@@ -118,10 +119,11 @@ class Side:
         places = [(t, row) for t in range(gateway.owners) for row in contents.rows_of(t, plan.each, distinct)]
         draw.shuffle(places)
         exact = [(t, body(given.texts[row]), row) for t, row in places[: plan.asks * 2]]
-        near = [(t, body(given.near[row]), row) for t, row in places if row in given.near]
+        near = [(t, body(given.near[row])) for t, row in places if row in given.near]
         self.gateway = gateway
         self.fresh = [self._ask(t, text, "exact", row) for t, text, row in exact]
-        self.near = [self._ask(t, text, "semantic") for t, text, _ in near[: plan.asks]]
+        few = [self._ask(t, text, "semantic") for t, text in near[: plan.asks]]
+        self.near = list(itertools.islice(itertools.cycle(few), plan.asks))
 
     def _ask(self, tenant: int, text: bytes, how: str, row: int | None = None) -> Ask:
         said = contents.marker(tenant) + (b" Answer %d." % row if row is not None else b"")
