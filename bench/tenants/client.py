@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 
@@ -32,13 +32,12 @@ def ask(key: str, body: bytes, how: str, marker: bytes) -> Ask:
 async def paced(port: int, asks: Sequence[Ask], pace: float) -> list[float]:
     """One connection, a request every `pace` seconds, or as soon as the last is answered; seconds each took."""
     times: list[float] = []
-    connection = await asyncio.open_connection("127.0.0.1", port)
     with _undisturbed():
-        for each in asks:
-            begun = time.perf_counter()
-            times.append(await _once(*connection, each))
-            await asyncio.sleep(max(0.0, pace - (time.perf_counter() - begun)))
-    connection[1].close()
+        async with _connection(port) as connection:
+            for each in asks:
+                begun = time.perf_counter()
+                times.append(await _once(*connection, each))
+                await asyncio.sleep(max(0.0, pace - (time.perf_counter() - begun)))
     return times
 
 
@@ -47,10 +46,8 @@ async def together(port: int, asks: Sequence[Ask], connections: int) -> list[flo
     waiting = iter(asks)
 
     async def one() -> list[float]:
-        connection = await asyncio.open_connection("127.0.0.1", port)
-        times = [await _once(*connection, each) for each in waiting]
-        connection[1].close()
-        return times
+        async with _connection(port) as connection:
+            return [await _once(*connection, each) for each in waiting]
 
     with _undisturbed():
         found = await asyncio.gather(*(one() for _ in range(connections)))
@@ -72,6 +69,16 @@ async def _once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, each
 
 def _header(head: bytes, name: bytes) -> bytes:
     return head.partition(b"\r\n%b:" % name)[2].partition(b"\r\n")[0].strip()
+
+
+@asynccontextmanager
+async def _connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 @contextmanager
