@@ -249,17 +249,14 @@ def tables(kind: str, few: Gateway, all_: Gateway) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def run(plan: Plan, kinds: Sequence[str], data: Path, cache: Path) -> dict[str, list[Gateway]]:
-    """Every store's two gateways, measured."""
+async def run(kind: str, plan: Plan, data: Path, cache: Path) -> list[Gateway]:
+    """Both gateways on stores of one kind, measured."""
     given = contents.asked(data, min(plan.distinct, plan.entries), plan.near, cache)
     _say(
         f"{len(given.texts):,} distinct questions, {len(given.near):,} of them with another wording that hits"
     )
-    found = {}
-    for kind in kinds:
-        with tempfile.TemporaryDirectory() as folder:
-            found[kind] = await measure(kind, given, plan, Path(folder), cache / "model")
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        return await measure(kind, given, plan, Path(folder), cache / "model")
 
 
 def main() -> None:
@@ -278,12 +275,12 @@ def main() -> None:
     elif (options.tenants, options.entries) != (FULL.tenants, FULL.entries):
         plan = Plan(options.tenants, options.entries, FULL.distinct, FULL.near, FULL.asks, FULL.rounds)
     data = Path(os.environ.get("GATEWAY_DATA", ROOT / ".." / "shared" / "data"))
-    with tempfile.TemporaryDirectory() as temporary:
-        found = asyncio.run(run(plan, options.store, data, options.cache or Path(temporary)))
     print(f"{plan.tenants:,} tenants configured, {plan.few:,} of them with entries in the small store. Every tenant has {plan.each} of "
           f"{min(plan.distinct, plan.entries):,} distinct questions.\n")  # fmt: skip
-    for kind, (few, all_) in found.items():
-        print(tables(kind, few, all_))
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in options.store:
+            found = asyncio.run(run(kind, plan, data, options.cache or Path(temporary)))
+            print(tables(kind, *found), flush=True)
 
 
 if __name__ == "__main__":

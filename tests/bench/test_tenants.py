@@ -14,10 +14,10 @@ TINY = Plan(tenants=20, entries=400, distinct=60, near=30, asks=10, rounds=1)
 
 def test_few_and_many_are_measured_side_by_side(tmp_path: Path, model_cache: Path) -> None:
     shutil.copytree(model_cache, tmp_path / "model", ignore=shutil.ignore_patterns("lock"))
-    few, many = asyncio.run(run(TINY, ["redis"], tmp_path, tmp_path))["redis"]
+    few, many = asyncio.run(run("redis", TINY, tmp_path, tmp_path))
     assert (few.entries, many.entries) == (200, 400)
     assert {len(times) for times in many.times.values()} == {10, 40}
-    told = tables(kind, few, many)
+    told = tables("redis", few, many)
     assert "| redis | 200 entries | 400 entries | |" in told
     assert "| semantic |" in told
 
