@@ -87,6 +87,7 @@ class Tenants:
             if known is not None:
                 row.uses, row.used = known.uses, known.used
         self._rows = rows
+        self._ids = frozenset(f"t:{key.tenant}" for key in rows.values())
 
     def keep(self, all: Privacy, own: Mapping[str, Privacy]) -> None:
         """Adopt how texts are kept: of everybody, and of tenants that have terms of their own."""
@@ -111,7 +112,7 @@ class Tenants:
 
     def knows(self, tenant: str) -> bool:
         """Whether an id can be somebody's, as things stand."""
-        return tenant.startswith("k:") if self.open else any(f"t:{key.tenant}" == tenant for key in self.keys)
+        return tenant.startswith("k:") if self.open else tenant in self._ids
 
     @property
     def mark(self) -> str:

@@ -23,6 +23,11 @@ def _products(rows: Vector, vector: Vector) -> Vector:
     return np.asarray(np.einsum("ij,j->i", rows, vector), dtype=np.float32)
 
 
+def _roomy(n: int) -> int:
+    """Rows to have for n and the next: an eighth more, as doubling keeps a third of all memory idle."""
+    return n + n // 8 + 1
+
+
 class FlatIndex:
     """Rows of one array; a removed row is overwritten by the last one."""
 
@@ -62,7 +67,7 @@ class FlatIndex:
         if row < 0:
             row = len(self._ids)
             if row == len(self._rows):
-                self._resize(2 * row)
+                self._resize(_roomy(row))
         self._rows[row] = vector
         if row == len(self._ids):
             self._ids.append(id)
@@ -92,8 +97,8 @@ class FlatIndex:
             del self._at[id]
         if last == 0:
             self._rows = None
-        elif 4 * last < len(self._rows):
-            self._resize(2 * last)
+        elif 2 * last < len(self._rows):
+            self._resize(_roomy(last))
 
     def ids(self) -> list[int]:
         """All live ids."""

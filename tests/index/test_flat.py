@@ -157,6 +157,18 @@ def test_a_lone_entry_costs_little_beside_its_vector() -> None:
     assert own < 400
 
 
+def test_spare_rows_are_few_however_it_grows_and_shrinks() -> None:
+    index, vectors = FlatIndex(), unit(15, 300)
+    for id, vector in enumerate(vectors):
+        index.add(id, vector)
+        assert index._rows is not None
+        assert len(index._rows) <= 1.125 * len(index) + 1
+    for id in range(299):
+        index.remove(id)
+        assert index._rows is not None
+        assert len(index._rows) <= 2 * len(index) + 1
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 150)), min_size=100, max_size=500))
 def test_ids_keep_their_rows_across_the_size_where_the_map_comes_and_goes(
