@@ -123,7 +123,6 @@ def taken(browser: Browser, admin: str) -> None:
 
     saved(opened("overview"), "overview-light")
     saved(opened("overview", "dark"), "overview-dark")
-    saved(opened("trust", "dark"), "trust")
     page = opened("policies")
     page.get_by_label("Category", exact=True).select_option("code")
     page.get_by_label("Threshold", exact=True).fill("0.985")
