@@ -221,7 +221,7 @@ class Story:
     async def _answer(self, request: web.Request) -> web.Response:
         asked = await request.json()
         question = asked["messages"][-1]["content"]
-        await asyncio.sleep(1.5 if "slowly" in question else 0.02)
+        await asyncio.sleep(1.0 if "slowly" in question else 0.02)
         message = {"role": "assistant", "content": f"{next(self._numbers)}: {question}"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}
@@ -345,7 +345,7 @@ class Story:
     async def a_replica_killed(self) -> None:
         a = self.gateways[0]
         a.kill()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         a.start()
         started = time.perf_counter()
         await self.ready(a)

@@ -64,6 +64,8 @@ from gateway.tracing.trace import Terms as TraceTerms
 from gateway.trust.room import Terms as TrustTerms
 from gateway.trust.room import Trust
 
+_COUNTING = 64  # connections on which tenants' use is counted
+
 
 def store(config: StoreConfig) -> DocumentStore:
     """Sealed, where there are keys."""
@@ -320,9 +322,9 @@ def counts(config: StoreConfig, store: DocumentStore) -> Counts:
 
     def own() -> Any:
         """Connections that are not those of documents."""
-        return client(config.url, timeout=1.0, connections=64)
+        return client(config.url, timeout=1.0, connections=_COUNTING)
 
-    return RedisCounts(own, namespace=config.namespace)
+    return RedisCounts(own, namespace=config.namespace, connections=_COUNTING)
 
 
 def limits(counted: Counts, fleet: Callable[[], Fleet]) -> Limits:

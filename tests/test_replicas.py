@@ -49,7 +49,7 @@ def with_threshold(gateway: Running, value: float, category: str = "code", **hea
 
 
 def test_three_replicas_on_redis_while_things_break(tmp_path: Path, model_cache: Path) -> None:
-    told = asyncio.run(play(tmp_path, model_cache, away=3.0, rate=20.0))
+    told = asyncio.run(play(tmp_path, model_cache, away=2.0, rate=20.0))
     assert told.failed == []
     assert told.lost == []
     assert told.resurrected == []

@@ -170,6 +170,7 @@ class RedisCounts:
 
     Args:
         connect: makes the client; nothing is sent before it is used.
+        connections: how many it may have; who comes while all are taken waits, within the deadline.
         deadline: seconds a request waits for its answer.
         rest: seconds Redis is left alone after a failure.
     """
@@ -179,12 +180,16 @@ class RedisCounts:
         connect: Callable[[], Any],
         *,
         namespace: str = "default",
+        connections: int = 64,
         deadline: float = 0.5,
         rest: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connect = connect
         self._prefix = f"gw:{{{namespace}}}:limits:"
+        self._places = asyncio.Semaphore(
+            connections
+        )  # a pool that is used up would raise, as if Redis were away
         self._deadline = deadline
         self._rest = rest
         self._clock = clock
@@ -309,7 +314,7 @@ class RedisCounts:
             ask.id, terms.requests or 0, terms.tokens or 0, terms.in_flight or 0,
             -1 if terms.hard is None else terms.hard, ask.tokens, ask.nanos, int(_LEASE), int(look),
         ]  # fmt: skip
-        async with bounded("redis: limits", self._deadline):
+        async with bounded("redis: limits", self._deadline), self._places:
             told = [part.decode() for part in await self._take(keys=keys, args=given)]
         refused, withheld, now, requests, tokens, open, spent = told
         self._offset = float(now) - self._clock()
@@ -363,7 +368,7 @@ class RedisCounts:
             self._batch = self._written(told)
         keys, text = self._batch
         try:
-            async with bounded("redis: settle", 4 * self._deadline):
+            async with bounded("redis: settle", 4 * self._deadline), self._places:
                 await self._settle(keys=keys, args=[text])
         except StoreError as error:
             self._failed(error)

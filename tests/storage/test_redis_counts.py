@@ -158,6 +158,23 @@ def test_a_redis_that_hangs_costs_its_deadline_and_nothing_is_counted_twice(own_
     run(counts_at(own_server.port, namespace), body)
 
 
+def test_who_finds_all_connections_taken_waits_and_is_not_counted_apart(redis_server: Server) -> None:
+    url, terms = f"redis://127.0.0.1:{redis_server.port}/0", Terms(requests=7)
+    counts = RedisCounts(
+        lambda: client(url, timeout=1.0, connections=3),
+        namespace=uuid.uuid4().hex,
+        connections=3,
+        deadline=5.0,
+    )
+
+    async def body(counts: RedisCounts) -> None:
+        taken = await asyncio.gather(*(counts.take("t", terms, ask()) for _ in range(60)))
+        assert sum(not standing.refused for standing in taken) == 7
+        assert counts.local == 0
+
+    run(counts, body)
+
+
 def test_limits_hold_in_each_replica_while_redis_is_gone_and_add_up_when_it_is_back(tmp_path: Path) -> None:
     server, namespace = Server(tmp_path), uuid.uuid4().hex
     terms = Terms(requests=5, soft=1)
