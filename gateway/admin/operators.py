@@ -16,7 +16,6 @@ from gateway.errors import Forbidden, Unauthorized
 
 Role = Literal["read", "policy", "admin"]
 _ROLES: tuple[Role, ...] = get_args(Role)  # each may what those before it may
-_READS = frozenset(("GET", "HEAD"))
 # What its method alone does not tell. Everything else that writes is for admins.
 _NEEDED: dict[tuple[str, str], Role] = {
     ("POST", "/explain"): "read",
@@ -55,7 +54,8 @@ ANYBODY = Operator("anyone", "admin")  # where no token is configured, which onl
 
 def needed(method: str, path: str) -> Role:
     """The least role for a route, given as its pattern."""
-    return _NEEDED.get((method, path), "read" if method in _READS else "admin")
+    method = "GET" if method == "HEAD" else method
+    return _NEEDED.get((method, path), "read" if method == "GET" else "admin")
 
 
 class Operators:

@@ -51,6 +51,7 @@ def test_every_operation_asks_for_its_role(guarded: Running, role: Role) -> None
             )
     assert bool(refused) == (role != "admin")
     assert (("put", "/policies/{category}") in refused) == (role == "read")
+    assert (call(guarded, role, "HEAD", "/cache/export").status_code == 403) == (role != "admin")
     assert (("post", "/cache/purge") in refused) == (role != "admin")
 
 
