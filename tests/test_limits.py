@@ -365,7 +365,10 @@ def two(start: Start, redis: Server, tmp_path: Path) -> Callable[[dict[str, Any]
 
     def begin(new: dict[str, Any]) -> list[Running]:
         store = {"kind": "redis", "url": redis.url, "namespace": tmp_path.name}
-        return [start({**new, "store": store}) for _ in range(2)]
+        gateways = [start({**new, "store": store}) for _ in range(2)]
+        for gateway in gateways:
+            gateway.app.counts._deadline = 10.0  # the machine may be busy, and late answers count here alone
+        return gateways
 
     return begin
 

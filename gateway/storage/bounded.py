@@ -4,10 +4,32 @@ Must never swallow a cancellation, nor put a URL or a password into the message.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from gateway.errors import StoreAway, StoreError
+
+T = TypeVar("T")
+_left: set["asyncio.Task[Any]"] = set()  # cancelled, and not done yet
+
+
+async def leaving(work: Coroutine[Any, Any, T]) -> T:
+    """Its result, or a cancellation at once, however long the work takes to notice: redis-py may miss the first one."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        _left.add(task)
+        task.add_done_callback(_gone)
+        raise
+
+
+def _gone(task: "asyncio.Task[Any]") -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody else will ask for it
 
 
 def _never(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from gateway.errors import Outdated, StoreError
 from gateway.exchange import Change, Entry, Record
 from gateway.storage import codec, redis_scripts, redis_url
-from gateway.storage.bounded import bounded
+from gateway.storage.bounded import bounded, leaving
 
 _log = logging.getLogger(__name__)
 _PAGE = 1_000  # entries read or deleted in one round trip: some 2 MB with 384-float vectors
@@ -207,7 +207,7 @@ class RedisStore:
 
     async def _call(self, action: str, *command: Any) -> Any:
         async with self._bounded(action):
-            return await self._open().execute_command(*command)
+            return await leaving(self._open().execute_command(*command))
 
     async def _run(self, action: str, script: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
         """A script as text: no server need remember it, and one that was restarted does not."""

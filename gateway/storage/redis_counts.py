@@ -20,7 +20,7 @@ from gateway.errors import StoreError
 from gateway.limits.account import Ask, Counted, Standing, Terms, Use
 from gateway.limits.counts import MemoryCounts
 from gateway.limits.rates import Bucket
-from gateway.storage.bounded import bounded
+from gateway.storage.bounded import bounded, leaving
 
 log = logging.getLogger(__name__)
 _LEASE = 60.0  # seconds a request counts as in progress without a word from its replica
@@ -315,7 +315,7 @@ class RedisCounts:
             -1 if terms.hard is None else terms.hard, ask.tokens, ask.nanos, int(_LEASE), int(look),
         ]  # fmt: skip
         async with bounded("redis: limits", self._deadline), self._places:
-            told = [part.decode() for part in await self._take(keys=keys, args=given)]
+            told = [part.decode() for part in await leaving(self._take(keys=keys, args=given))]
         refused, withheld, now, requests, tokens, open, spent = told
         self._offset = float(now) - self._clock()
         return Standing(refused, withheld, float(requests), float(tokens), int(open), int(spent))

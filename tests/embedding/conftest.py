@@ -1,5 +1,6 @@
-"""The real bundled model, exported once a session and process."""
+"""The real bundled model, in a cache of these tests' own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from gateway.embedding.sentence import SentenceEmbedder
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that holds the int8 export of the bundled model."""
+def cache(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Path:
+    """A cache folder that holds the int8 export of the bundled model, and nothing else."""
     folder = tmp_path_factory.mktemp("embedder")
-    SentenceEmbedder(cache=folder)
+    (exported,) = model_cache.glob("all-MiniLM*-onnx-int8-*")
+    shutil.copytree(exported, folder / exported.name)
     return folder
 
 

@@ -179,7 +179,7 @@ def test_a_server_that_hangs_is_given_up_in_time(own_server: Server) -> None:
         os.kill(own_server.process.pid, signal.SIGSTOP)
         started = time.perf_counter()
         outcomes = await asyncio.gather(*(store.get(1) for _ in range(50)), return_exceptions=True)
-        assert time.perf_counter() - started < 5
+        assert time.perf_counter() - started < 4  # the deadline is 1.8 s; the machine may be busy
         assert {type(outcome) for outcome in outcomes} == {StoreAway}
         os.kill(own_server.process.pid, signal.SIGCONT)
         assert await store.get(1) is not None
