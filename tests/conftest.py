@@ -11,6 +11,22 @@ from gateway.embedding.sentence import SentenceEmbedder
 from tests.harness import Running, ScriptedBackend
 
 
+# Files that take longest, by waiting for processes. The first of them exports the model, beside tests without one.
+LONG = ("test_end_to_end.py", "test_console.py", "test_replicas.py", "test_chaos.py", "test_workers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In an order in which no process of a run waits for another one's export, nor long for the last file."""
+    modelled = {item.path for item in items if "model_cache" in getattr(item, "fixturenames", ())}
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.name in LONG:
+            return 0 if item.path.name == LONG[0] else 2
+        return 3 if item.path in modelled else 1
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="session")
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the exported embedding model lies; exported once for all workers of a run."""

@@ -3,6 +3,7 @@ list that docs/failures.md keeps; what each means for a user is in the test's na
 
 import json
 import threading
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -247,22 +248,26 @@ def test_12_another_image_is_another_question(gateway: Running) -> None:
 
 
 class Hanging:
-    """An embedder that never comes back."""
+    """An embedder that does not come back before it is told to."""
 
     window = 256
 
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
     def tokens(self, texts: list[str]) -> list[int]:
-        time.sleep(3600)
+        self.over.wait(3600)
         return []
 
 
 def test_13_a_dead_embedder_stalls_nobody(start: Start) -> None:
     gateway = start({"embedder": {"deadline": 0.2}})
-    gateway.app.worker._embedder = Hanging()
+    gateway.app.worker._embedder = hanging = Hanging()
     started = time.monotonic()
     response = gateway.ask(FRANCE)
     assert decision(response) == ("forward", "embedder-busy")
     assert time.monotonic() - started < 2
+    hanging.over.set()
 
 
 def test_14_a_bad_hit_is_removed_by_request_id_entry_tag_or_tenant(gateway: Running) -> None:
