@@ -10,7 +10,6 @@ import pytest
 from gateway.embedding.sentence import SentenceEmbedder
 from tests.harness import Running, ScriptedBackend
 
-
 # Files that take longest, by waiting for processes. The first of them exports the model, beside tests without one.
 LONG = ("test_end_to_end.py", "test_console.py", "test_replicas.py", "test_chaos.py", "test_workers.py")
 

@@ -121,6 +121,7 @@ def test_of_two_answers_to_one_request_the_newer_is_served_after_a_restart(
     (entry,) = gateway.app.cache.catalog.entries()
     newer = gateway.ask(FRANCE, x_gateway_cache="refresh").json()
     gateway.settle()
+    assert gateway.run(gateway.app.writer.flush())  # the older one is deleted
     gateway.run(put_again(gateway, entry))
     gateway = restart(gateway, start, sqlite(tmp_path))
     assert len(gateway.app.cache.catalog) == 2

@@ -3,7 +3,6 @@ list that docs/failures.md keeps; what each means for a user is in the test's na
 
 import json
 import threading
-import threading
 import time
 from collections.abc import Callable
 from typing import Any

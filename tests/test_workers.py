@@ -137,6 +137,7 @@ def test_two_workers_are_one_gateway(served: Served) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(served.ask, f"Tell me one fact about the number {n}") for n in range(20)]
         assert {answer.result().status_code for answer in asked} == {200}
+        wait_until(lambda: served.entries(0) == served.entries(1) == 21)  # what is durable outlives it
         os.kill(before[0], signal.SIGKILL)
         time.sleep(0.05)
         asked = [pool.submit(served.ask, f"Tell me one fact about the year {n}") for n in range(1900, 1920)]
