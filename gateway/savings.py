@@ -24,6 +24,7 @@ log = logging.getLogger("gateway.savings")
 _SHELF = "savings"
 _ROWS = 10_000  # tenants × categories × ways told apart
 _OTHERS = "others"
+_PIECE = 100  # tenants' records made and written at once, so that many hold nobody up
 _SAVE_SECONDS = 5.0
 _SIGN = 6 * 3600.0  # a replica that lives writes each of its records at least so often
 _GONE = 24 * 3600.0  # a record older than this is nobody's any more
@@ -147,11 +148,13 @@ class Savings:
         changed, self._changed = self._changed, set()
         if not changed:
             return
-        for tenant in changed:
-            self._mine[tenant].at = now
+        due = sorted(changed)
         try:
-            packed = {self._key(tenant): self._mine[tenant].pack() for tenant in changed}
-            await self._shelf.shelve(_SHELF, packed)
+            for some in (due[start : start + _PIECE] for start in range(0, len(due), _PIECE)):
+                for tenant in some:
+                    self._mine[tenant].at = now
+                packed = {self._key(tenant): self._mine[tenant].pack() for tenant in some}
+                await self._shelf.shelve(_SHELF, packed)
         except StoreError as error:
             self._changed |= changed
             self.failures += 1
@@ -184,11 +187,13 @@ class Savings:
         if any(replica < self._id and own.at >= limit for (replica, _), own in self._others.items()):
             return
         gone = [key for key, own in self._others.items() if own.at < limit]
+        taken = self._taken()
         for replica, tenant in gone:
             other, own = self._others[replica, tenant], self._mine[tenant]
-            if not self._superseded(replica, tenant):
+            if replica not in taken[tenant]:
                 _merge(own.rows, other.rows)
             own.folded |= {replica} | other.folded
+            taken[tenant] |= own.folded
             self._changed.add(tenant)
         if not gone:
             return
@@ -199,10 +204,14 @@ class Savings:
             for key in gone:
                 del self._others[key]
 
-    def _superseded(self, replica: str, tenant: str) -> bool:
-        """Whether somebody has taken this record over already."""
-        accounts = [own for (_, name), own in self._others.items() if name == tenant]
-        return any(replica in own.folded for own in [*accounts, self._mine.get(tenant, Account())])
+    def _taken(self) -> dict[str, set[str]]:
+        """By tenant, the replicas whose records somebody has taken over already."""
+        taken: dict[str, set[str]] = defaultdict(set)
+        for tenant, own in self._mine.items():
+            taken[tenant] |= own.folded
+        for (_, tenant), other in self._others.items():
+            taken[tenant] |= other.folded
+        return taken
 
     def _key(self, tenant: str) -> str:
         return f"{self._id}:{tenant}"
@@ -214,8 +223,9 @@ class Savings:
         total: dict[str, dict[Key, Row]] = {}
         for tenant, own in self._mine.items():
             _merge(total.setdefault(tenant, {}), own.rows)
+        taken = self._taken()
         for (replica, tenant), other in self._others.items():
-            if not self._superseded(replica, tenant):
+            if replica not in taken[tenant]:
                 _merge(total.setdefault(tenant, {}), other.rows)
         return {(tenant, *key): row for tenant, rows in total.items() for key, row in rows.items()}
 
