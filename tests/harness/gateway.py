@@ -1,5 +1,6 @@
 """A whole gateway in this process, on a thread and a loop of its own, with real ports."""
 
+import copy
 import functools
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from openai import OpenAI
 from gateway import build as composition
 from gateway.app import App
 from gateway.config import build
+from gateway.policy import folder
 from tests.harness.loop import LoopThread
 
 _BOOK = 6  # texts: what a test asks comes in smaller batches
@@ -27,6 +29,9 @@ def _shared(config: Any, load: Any = composition.embedder) -> Any:
 
 
 composition.embedder = _shared
+
+_read = functools.lru_cache(200)(folder.parse)
+folder.parse = lambda text: copy.deepcopy(_read(text))  # nor is one book read anew for every test
 
 BOOK = """
 categories:
