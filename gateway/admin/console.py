@@ -180,8 +180,8 @@ def _played(raw: bytes) -> tuple[str, dict[str, Any], dict[str, str], bool]:
 
 def whole(request: web.Request, name: str, default: int) -> int:
     """A number from the query. Raises BadRequest."""
-    text = request.query.get(name, "")
-    if not text:
+    text = request.query.get(name)
+    if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         raise BadRequest(f"{name} is a whole number, zero or more.", param=name)

@@ -26,6 +26,10 @@ def document() -> dict[str, Any]:
 def _document() -> dict[str, Any]:
     schemas = Book.model_json_schema(ref_template="#/components/schemas/{model}")
     parts = schemas.pop("$defs", {})
+    # As in YAML, where a key with nothing behind it says nothing.
+    schemas["properties"] = {
+        name: {"anyOf": [part, {"type": "null"}]} for name, part in schemas["properties"].items()
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -109,7 +113,7 @@ def _document() -> dict[str, Any]:
                 "put": _write(
                     "replacePolicy",
                     "Create or replace one category.",
-                    "Category",
+                    "NamedByPath",
                     "Category",
                     conditional=True,
                 ),
@@ -117,7 +121,7 @@ def _document() -> dict[str, Any]:
                     "deletePolicy",
                     "Remove a category.",
                     "Book",
-                    {"404", "409", "412", "422", "503"},
+                    {"400", "404", "409", "412", "422", "503"},
                     conditional=True,
                 ),
             },
@@ -212,9 +216,19 @@ def _document() -> dict[str, Any]:
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {**parts, "Book": schemas, **_SCHEMAS},
+            "schemas": {
+                **parts,
+                "Book": schemas,
+                "NamedByPath": _named_by_path(parts["Category"]),
+                **_SCHEMAS,
+            },
         },
     }
+
+
+def _named_by_path(category: dict[str, Any]) -> dict[str, Any]:
+    """A category whose name may be left out, as the path says it."""
+    return {**category, "required": [name for name in category.get("required", ()) if name != "name"]}
 
 
 _PURGED = ("tenant", "user", "category", "model", "tag", "entry", "request_id")
@@ -360,10 +374,16 @@ _SCHEMAS: dict[str, Any] = {
                 "minItems": 1,
                 "items": {**_OBJECT, "required": ["role"], "properties": {"role": {"type": "string"}}},
             },
-            "prompt": {"type": "string"},
-            "input": {"type": "string"},
         },
-        "anyOf": [{"required": [name]} for name in ("messages", "prompt", "input")],
+        "anyOf": [  # what comes first in this order says what is asked for
+            {"required": ["messages"]},
+            {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+            {
+                "required": ["input"],
+                "properties": {"input": {"type": "string"}},
+                "not": {"required": ["prompt"]},
+            },
+        ],
     },
     "Explanation": {
         "type": "object",

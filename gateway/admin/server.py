@@ -58,6 +58,7 @@ log = logging.getLogger("gateway.admin")
 _MAX_BODY = 8 << 20
 _LISTED = 100  # examples, unless more are asked for
 _operator: ContextVar[Operator] = ContextVar("operator", default=ANYBODY)  # who the request is from
+_CATEGORY = "{category:(?!(?:validate|reload|versions|rollback)$)[^/]+}"  # these have paths of their own
 _OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
 _PURGE_KEYS = frozenset(
     ("tenant", "user", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
@@ -147,9 +148,9 @@ class AdminServer:
                 web.get("/policies/versions", self._versions),
                 web.post("/policies/rollback", self._rollback),
                 web.get("/audit", self._read_audit),
-                web.get("/policies/{category}", self._read_category),
-                web.put("/policies/{category}", self._replace_category),
-                web.delete("/policies/{category}", self._delete_category),
+                web.get("/policies/" + _CATEGORY, self._read_category),
+                web.put("/policies/" + _CATEGORY, self._replace_category),
+                web.delete("/policies/" + _CATEGORY, self._delete_category),
                 web.post("/explain", self._explain),
                 web.get("/cache", self._read_cache),
                 web.get("/cache/entries/{id}", self._read_entry),
@@ -157,7 +158,7 @@ class AdminServer:
                 web.post("/erase", self._erase),
                 web.get("/examples", self._examples),
                 web.get("/examples/export", self._export_examples),
-                web.delete("/examples/{id}", self._delete_example),
+                web.delete("/examples/{id:(?!export$)[^/]+}", self._delete_example),
                 web.get("/offload", self._read_offload),
                 web.get("/savings", self._read_savings),
                 web.get("/trust", self._read_trust),
@@ -253,11 +254,11 @@ class AdminServer:
         return self._category(self._policy.book, request.match_info["category"])
 
     async def _replace_book(self, request: web.Request) -> web.Response:
-        new = self._policy.parse(await _json(request))
+        new = self._policy.parse(await _object(request))
         return self._book(await self._adopt(request, lambda book: new))
 
     async def _replace_category(self, request: web.Request) -> web.Response:
-        name, given = request.match_info["category"], await _json(request)
+        name, given = request.match_info["category"], await _object(request)
         book = await self._adopt(request, lambda book: book.with_category(name, given))
         return self._category(book, name)
 
@@ -271,7 +272,7 @@ class AdminServer:
         return self._book(await self._adopt(request, without))
 
     async def _validate(self, request: web.Request) -> web.Response:
-        book = self._policy.parse(await _json(request))
+        book = self._policy.parse(await _object(request))
         return _answer(await self._difference(book))
 
     async def _difference(self, book: Book) -> dict[str, Any]:
@@ -309,7 +310,7 @@ class AdminServer:
     async def _read_audit(self, request: web.Request) -> web.Response:
         """The newest first."""
         try:
-            records = await self._audit.newest(_limit(request.query.get("limit", "")))
+            records = await self._audit.newest(_limit(request.query.get("limit")))
         except StoreError as error:
             log.warning("the audit log cannot be read: %s", error)
             raise Overloaded("The store cannot be reached.", code="store_unavailable") from error
@@ -322,7 +323,7 @@ class AdminServer:
         """Put an edited book in force unless the caller's `If-Match` is stale or it is a dry run."""
         wanted = request.headers.get("If-Match", "").strip()
         version = None if wanted in ("", "*") else wanted.removeprefix("W/").strip('"')
-        if request.query.get("dry_run", "").lower() in ("true", "1"):
+        if _dry_run(request):
             return self._policy.edited(edit, version)
         before, what = self._policy.book, f"{request.method} {request.path}"
         book = await self._policy.change(edit, version, who=_who(request), what=what)
@@ -461,7 +462,7 @@ class AdminServer:
     async def _examples(self, request: web.Request) -> web.Response:
         """The newest first."""
         found = sorted(self._wanted_examples(request), key=lambda e: -e.created)
-        limit = _limit(request.query.get("limit", ""))
+        limit = _limit(request.query.get("limit"))
         return _answer({"count": len(found), "examples": [_example(e) for e in found[:limit]]})
 
     async def _export_examples(self, request: web.Request) -> web.Response:
@@ -569,6 +570,14 @@ class AdminServer:
         raise NotFound(f"There is no backend '{id[:100]}'.", code="backend_not_found")
 
 
+def _dry_run(request: web.Request) -> bool:
+    """Raises BadRequest for a word that is neither: who meant to try must not change anything."""
+    words = {word.lower() for word in request.query.getall("dry_run", ("false",))}
+    if not words <= {"true", "1", "false", "0"} or len(words) > 1:
+        raise BadRequest("dry_run is true or false.", param="dry_run")
+    return bool(words & {"true", "1"})
+
+
 def _who(request: web.Request) -> str:
     """The name of the token, and where it came from; never the token."""
     return f"{_operator.get().name}@{request.remote or request.headers.get('X-Forwarded-For', 'local')}"
@@ -655,9 +664,9 @@ def _example(example: Example) -> dict[str, Any]:
     return {"id": f"{example.id:016x}", **{name: getattr(example, name) for name in shown}}
 
 
-def _limit(text: str) -> int:
+def _limit(text: str | None) -> int:
     """Examples listed at most."""
-    if not text:
+    if text is None:
         return _LISTED
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise BadRequest("limit is a whole number, zero or more.", param="limit")
@@ -676,6 +685,14 @@ def _decoded(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"The request body is not valid JSON: {error}") from error
+
+
+async def _object(request: web.Request) -> dict[str, Any]:
+    """A book or a part of one. An empty file is an empty book; an empty body is a mistake."""
+    given = await _json(request)
+    if not isinstance(given, dict):
+        raise BadRequest("The body must be an object.")
+    return given
 
 
 async def _json(request: web.Request) -> Any:

@@ -197,6 +197,30 @@ def test_schemathesis_finds_nothing(gateway: Running) -> None:
     assert gateway.ask("still there?").status_code == 200
 
 
+@pytest.mark.parametrize("word", ["", "yes", "null", "TRUE&dry_run=false"])
+def test_who_meant_to_try_changes_nothing(gateway: Running, word: str) -> None:
+    category = call(gateway, "GET", "/policies/code").json()
+    before, category["cache"]["threshold"] = category["cache"]["threshold"], 0.97
+    assert call(gateway, "PUT", f"/policies/code?dry_run={word}", json=category).status_code == 400
+    assert call(gateway, "DELETE", f"/policies/code?dry_run={word}").status_code == 400
+    assert call(gateway, "GET", "/policies/code").json()["cache"]["threshold"] == before
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"code"', "1"])
+def test_what_is_no_object_replaces_nothing(gateway: Running, body: str) -> None:
+    before = call(gateway, "GET", "/policies").json()
+    sent = {"content": body, "headers": {"Content-Type": "application/json"}}
+    for method, path in (("PUT", "/policies"), ("PUT", "/policies/code"), ("POST", "/policies/validate")):
+        assert call(gateway, method, path, **sent).status_code == 400
+    assert call(gateway, "GET", "/policies").json() == before
+
+
+def test_paths_of_their_own_are_no_categories(gateway: Running) -> None:
+    for path, allowed in (("reload", "POST"), ("versions", "GET, HEAD"), ("validate", "POST")):
+        refused = call(gateway, "DELETE", f"/policies/{path}")
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/policies/code/extra"])
 def test_unknown_paths_and_methods_have_the_same_error_shape(gateway: Running, path: str) -> None:
     assert set(call(gateway, "GET", path).json()["error"]) == {"message", "type", "param", "code"}
