@@ -16,7 +16,7 @@ from tests.harness.engine import EngineProcess
 
 Start = Callable[..., Running]
 FIRST_BYTE, EJECTION, PROBE = 0.6, 1.0, 0.5
-RATE = 30.0  # requests per second
+RATE = 50.0  # requests per second
 ROUTING = {
     "strategy": "rotation",  # whoever is available gets requests: what is looked at is who is available
     "first_byte_seconds": FIRST_BYTE,
