@@ -11,7 +11,7 @@ from gateway.embedding.sentence import SentenceEmbedder
 from tests.harness import Running, ScriptedBackend
 
 # Files that take longest, by waiting for processes. The first of them exports the model, beside tests without one.
-LONG = ("test_end_to_end.py", "test_console.py", "test_replicas.py", "test_chaos.py", "test_workers.py")
+LONG = ("test_end_to_end.py", "test_console.py", "test_replicas.py", "test_workers.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from tests.harness import Running, ScriptedBackend
 from tests.harness.engine import EngineProcess
 
 Start = Callable[..., Running]
-FIRST_BYTE, EJECTION, PROBE = 0.6, 1.0, 0.5
+FIRST_BYTE, EJECTION, PROBE = 1.0, 1.0, 0.5
 RATE = 50.0  # requests per second
 ROUTING = {
     "strategy": "rotation",  # whoever is available gets requests: what is looked at is who is available
