@@ -58,6 +58,18 @@ def nanos(gateway: Running) -> int:
     return round(tenant(gateway)["used"]["dollars"] * 1e9)
 
 
+async def break_off(seen: Seen) -> web.StreamResponse:
+    """A stream that says what it has used, and then is cut."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(seen.request)
+    usage = {"prompt_tokens": 11, "completion_tokens": 5}
+    await response.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
+    await asyncio.sleep(0.3)  # a reset takes along what the other side has not read yet
+    assert seen.request.transport is not None
+    seen.request.transport.abort()
+    return response
+
+
 def user(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
@@ -242,15 +254,6 @@ def test_money_ends_exact_after_answers_disconnects_and_failures(
     backend.script = fail
     assert gateway.ask("And of Spain?").status_code == 400
     assert nanos(gateway) == expected
-
-    async def break_off(seen: Seen) -> web.StreamResponse | None:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(seen.request)
-        usage = {"prompt_tokens": 11, "completion_tokens": 5}
-        await response.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
-        assert seen.request.transport is not None
-        seen.request.transport.abort()
-        return response
 
     backend.script = break_off
     with contextlib.suppress(openai.APIError, httpx.HTTPError):
@@ -443,15 +446,7 @@ def test_tokens_and_money_end_exact_over_two_gateways_whatever_becomes_of_the_an
         asked = seen.body.decode()
         if "refuse" in asked:
             return web.json_response({"error": {"message": "no"}}, status=400)
-        if "break off" not in asked:
-            return None
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(seen.request)
-        usage = {"prompt_tokens": 11, "completion_tokens": 5}
-        await response.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
-        assert seen.request.transport is not None
-        seen.request.transport.abort()
-        return response
+        return await break_off(seen) if "break off" in asked else None
 
     def stream(gateway: Running, text: str, *, until: bytes = b"") -> int:
         """Read to the end, or leave once something has come; bytes sent."""

@@ -200,7 +200,7 @@ class ToCompletion:
                 return
             try:
                 yield from self._told(kind, told)
-            except (KeyError, TypeError, AttributeError):
+            except (KeyError, TypeError, AttributeError, ValueError):
                 raise Unsayable(f"an event of type '{kind}' cannot be read") from None
 
     def _told(self, kind: Any, told: _Object) -> Iterator[bytes]:

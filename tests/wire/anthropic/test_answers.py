@@ -189,6 +189,14 @@ def test_nothing_but_an_error_comes_of_any_completion(whole: Any) -> None:
             translate(body)
 
 
+@pytest.mark.parametrize("usage", ["so", [1], 5])
+def test_usage_that_is_no_object_is_an_error(usage: Any) -> None:
+    message = {"id": "msg_7", "type": "message", "role": "assistant", "model": "large", "usage": usage}
+    event = f"event: message_start\ndata: {orjson.dumps({'type': 'message_start', 'message': message}).decode()}\n\n"
+    with pytest.raises(Unsayable):
+        ToCompletion(5, True).feed(event.encode())
+
+
 @given(message(signed=False).flatmap(lambda whole: mutated(whole)), st.data())
 def test_nothing_but_an_error_comes_of_any_message(whole: Any, data: st.DataObject) -> None:
     with suppress(Unsayable):
