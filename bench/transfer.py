@@ -73,7 +73,7 @@ def gateway(folder: Path, name: str, cache: Path) -> Iterator[tuple[Path, int]]:
     file.write_text(yaml.safe_dump(tree))
     process = subprocess.Popen([sys.executable, "-m", "gateway", "serve", "--config", str(file)])
     try:
-        while not _ready(ports[0]):
+        while not ready(ports[0]):
             time.sleep(0.2)
         yield file, ports[0]
     finally:
@@ -81,8 +81,9 @@ def gateway(folder: Path, name: str, cache: Path) -> Iterator[tuple[Path, int]]:
         process.wait(60)
 
 
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def ready(port: int, seconds: float = 5.0) -> bool:
+    """Whether the gateway there says so; `seconds`: how long it may take to answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200

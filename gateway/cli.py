@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from gateway.config import Config, ConfigFault, build, load
+from gateway.config import Config, ConfigFault, Role, build, load
 from gateway.errors import GatewayError
 
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     new = makings.add_parser("new", help="make one: the key for its holder, its hash for gateway.yaml")
     whose = new.add_mutually_exclusive_group(required=True)
     whose.add_argument("--tenant", help="whose API key")
-    whose.add_argument("--role", choices=("read", "policy", "admin"), help="an admin token with this role")
+    whose.add_argument("--role", choices=get_args(Role), help="an admin token with this role")
     new.add_argument("--label", default="", help="by which GET /tenants, or the audit log, knows it")
     new.add_argument("--expires", type=datetime.fromisoformat, help="a date, 2027-01-31, or a moment")
     new.set_defaults(run=_new_key)

@@ -29,6 +29,7 @@ Strategy = Literal[
     "random",
 ]
 Priority = Literal["interactive", "standard", "batch"]
+Role = Literal["read", "policy", "admin"]
 
 _SECRET = frozenset(("api_key", "keys", "key", "token", "tokens", "headers", "password", "encryption_keys"))
 _TRACES = "/v1/traces"
@@ -66,7 +67,7 @@ class Listen(_Section):
 class TokenConfig(_Section):
     name: str = Field(min_length=1, max_length=64)  # as the audit log names it
     token: str = Field(min_length=1)  # itself, or its hash as `keys new` prints it
-    role: Literal["read", "policy", "admin"]
+    role: Role
     expires: datetime | None = None  # UTC where it says nothing else
 
     @field_validator("token")
@@ -288,12 +289,8 @@ class CacheConfig(_Section):
     max_entry_bytes: int = Field(1 << 20, ge=1 << 10)
     hot_bytes: int = Field(64 << 20, ge=0)  # documents kept in memory beside the store
     usage: Literal["original", "zero"] = "original"
-    isolation: Literal["tenant", "user"] = (
-        "tenant"  # whose an answer is: all of a tenant's, or one end user's
-    )
-    retention_days: float | None = Field(
-        None, gt=0
-    )  # after which nothing of a text is kept; None: policies alone decide
+    isolation: Literal["tenant", "user"] = "tenant"  # an answer is all of a tenant's, or one end user's
+    retention_days: float | None = Field(None, gt=0)  # then nothing of a text is kept, whatever policies say
     cache_control: bool = True  # honour the standard Cache-Control request header
     shared_stream_bytes: int = Field(1 << 20, ge=1 << 10)  # a stream longer than this takes no more followers
     hit_seconds: float = Field(

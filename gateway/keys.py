@@ -4,6 +4,7 @@ A generated key has 256 random bits. Nobody can guess it, so a fast salted hash 
 which exists for passwords and would cost every request milliseconds. It never stores or shows a key.
 """
 
+import hmac
 import re
 import secrets
 from base64 import b64decode, b64encode
@@ -22,6 +23,10 @@ class Hash(NamedTuple):
     id: str  # the key's own public part, by which its row is found
     salt: bytes  # 16 bytes
     digest: bytes  # 32 bytes
+
+    def opens(self, key: str) -> bool:
+        """Whether it is this key's; in a time that tells nothing."""
+        return hmac.compare_digest(self.digest, digest(key, self.salt))
 
     def __str__(self) -> str:
         return f"{_SCHEME}:{self.id}:{self.salt.hex()}:{self.digest.hex()}"
@@ -58,6 +63,11 @@ def read(text: str) -> Hash:
     if found is None:
         raise ValueError("not a key's hash as `semantic-gateway keys new` prints it")
     return Hash(found[1], bytes.fromhex(found[2]), bytes.fromhex(found[3]))
+
+
+def listed(text: str, salt: bytes) -> Hash:
+    """By what a configured key is recognised, be it a hash or plain: then without an id, and under this salt."""
+    return read(text) if is_hash(text) else Hash("", salt, digest(text, salt))
 
 
 def generate_sealing() -> str:

@@ -74,14 +74,9 @@ class Tenants:
         rows: dict[str | bytes, Key] = {}
         count: Counter[str] = Counter()
         for each in listed:
-            if keys.is_hash(each.key):
-                index, salt, digest = keys.read(each.key)
-                row = Key(each.tenant, each.label or index, each.expires, salt, digest)
-                rows[index] = row
-            else:
-                digest = keys.digest(each.key, self._salt)
-                label = each.label or f"key {count[each.tenant] + 1}"
-                row = rows[digest[:_INDEX]] = Key(each.tenant, label, each.expires, self._salt, digest)
+            id, salt, digest = keys.listed(each.key, self._salt)
+            label = each.label or id or f"key {count[each.tenant] + 1}"
+            row = rows[id or digest[:_INDEX]] = Key(each.tenant, label, each.expires, salt, digest)
             count[each.tenant] += 1
             known = before.get((row.tenant, row.label))
             if known is not None:

@@ -10,7 +10,6 @@ questions, else it makes some up; `--cache` keeps their vectors.
 
 import argparse
 import asyncio
-import http.client
 import itertools
 import json
 import os
@@ -29,6 +28,7 @@ from bench.replicas import Redis, free_port
 from bench.speed import body
 from bench.tenants import contents
 from bench.tenants.client import Ask, ask, paced, together
+from bench.transfer import ready
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = 1_000  # entries of the gateway that the large one is held against
@@ -77,7 +77,7 @@ class Gateway:
         """Until it says ready; then its memory, a moment later."""
         begun = time.perf_counter()
         self.process = await asyncio.to_thread(self._spawn)
-        while not await asyncio.to_thread(_ready, self.port):
+        while not await asyncio.to_thread(ready, self.port, 30):
             if self.process.poll() is not None or time.perf_counter() - begun > 600:
                 raise SystemExit("the gateway did not start")
             await asyncio.sleep(0.05)
@@ -97,17 +97,6 @@ class Gateway:
     def _memory(self, field: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 class Side:

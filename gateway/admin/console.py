@@ -178,12 +178,12 @@ def _played(raw: bytes) -> tuple[str, dict[str, Any], dict[str, str], bool]:
     return path, body, headers, send
 
 
-def whole(request: web.Request, name: str, default: int) -> int:
-    """A number from the query. Raises BadRequest."""
+def whole(request: web.Request, name: str, default: int, *, digits: int = 12) -> int:
+    """A number from the query, of so many digits at most. Raises BadRequest."""
     text = request.query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    if not (text.isascii() and text.isdigit() and len(text) <= digits):
         raise BadRequest(f"{name} is a whole number, zero or more.", param=name)
     return int(text)
 

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from gateway.admin.console import HEADER, PLAYED
-from gateway.admin.operators import needed
+from gateway.admin.operators import ROLES, needed
 from gateway.policy.book import Book
 from gateway.transfer.lines import FORMAT
 from gateway.transfer.room import MAX_LINES
@@ -231,7 +231,7 @@ def _named_by_path(category: dict[str, Any]) -> dict[str, Any]:
     return {**category, "required": [name for name in category.get("required", ()) if name != "name"]}
 
 
-_PURGED = ("tenant", "user", "category", "model", "tag", "entry", "request_id")
+PURGED = ("tenant", "user", "category", "model", "tag", "entry", "request_id")
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _WHOLE: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 999999999999}
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -272,7 +272,7 @@ _SCHEMAS: dict[str, Any] = {
     "Operator": {
         "type": "object",
         "required": ["name", "role"],
-        "properties": {"name": {"type": "string"}, "role": {"enum": ["read", "policy", "admin"]}},
+        "properties": {"name": {"type": "string"}, "role": {"enum": list(ROLES)}},
     },
     "Validation": {
         "type": "object",
@@ -441,11 +441,11 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "anyOf": [
-            *({"required": [name]} for name in _PURGED),
+            *({"required": [name]} for name in PURGED),
             {"required": ["all"], "properties": {"all": {"const": True}}},
         ],
         "properties": {
-            **{name: {"type": "string"} for name in _PURGED},
+            **{name: {"type": "string"} for name in PURGED},
             "all": {"type": "boolean"},
             "dry_run": {"type": "boolean"},
         },

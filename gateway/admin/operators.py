@@ -4,18 +4,17 @@
 all there is. A wrong token never gets through, and a right one no further than its role.
 """
 
-import hmac
 import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from gateway import keys
+from gateway.config import Role
 from gateway.errors import Forbidden, Unauthorized
 
-Role = Literal["read", "policy", "admin"]
-_ROLES: tuple[Role, ...] = get_args(Role)  # each may what those before it may
+ROLES: tuple[Role, ...] = get_args(Role)  # each may what those before it may
 # What its method alone does not tell. Everything else that writes is for admins.
 _NEEDED: dict[tuple[str, str], Role] = {
     ("POST", "/explain"): "read",
@@ -46,7 +45,7 @@ class Operator(NamedTuple):
     role: Role
 
     def may(self, needed: Role) -> bool:
-        return _ROLES.index(self.role) >= _ROLES.index(needed)
+        return ROLES.index(self.role) >= ROLES.index(needed)
 
 
 ANYBODY = Operator("anyone", "admin")  # where no token is configured, which only loopback allows
@@ -67,13 +66,8 @@ class Operators:
 
     def replace(self, listed: Iterable[Token]) -> None:
         """Adopt a new list of tokens."""
-        salt, self._rows = secrets.token_bytes(16), list[tuple[bytes, bytes, Token]]()
-        for each in listed:
-            if keys.is_hash(each.token):
-                _, own, digest = keys.read(each.token)
-                self._rows.append((own, digest, each))
-            else:
-                self._rows.append((salt, keys.digest(each.token, salt), each))
+        salt = secrets.token_bytes(16)
+        self._rows = [(keys.listed(each.token, salt), each) for each in listed]
 
     def admit(self, authorization: str, role: Role) -> Operator:
         """Who sent this header, if that role is theirs. Raises Unauthorized and Forbidden."""
@@ -90,8 +84,8 @@ class Operators:
             return ANYBODY
         scheme, _, given = authorization.partition(" ")
         found: Token | None = None
-        for salt, digest, token in self._rows:  # all of them, so that time does not tell which is near
-            if hmac.compare_digest(keys.digest(given.strip(), salt), digest):
+        for known, token in self._rows:  # all of them, so that time does not tell which is near
+            if known.opens(given.strip()):
                 found = token
         if found is None or scheme.lower() != "bearer" or self._clock() >= found.expires:
             raise Unauthorized(

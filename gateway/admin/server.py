@@ -20,8 +20,8 @@ from multidict import CIMultiDict
 
 from gateway import metrics, savings
 from gateway.admin.console import OPEN_PATHS as CONSOLE_PATHS
-from gateway.admin.console import Ask, Console
-from gateway.admin.openapi import document
+from gateway.admin.console import Ask, Console, whole
+from gateway.admin.openapi import PURGED, document
 from gateway.admin.operators import ANYBODY, Operator, Operators, needed
 from gateway.admin.preview import preview
 from gateway.audit import Audit
@@ -56,13 +56,11 @@ from gateway.wire.request import parse
 
 log = logging.getLogger("gateway.admin")
 _MAX_BODY = 8 << 20
-_LISTED = 100  # examples, unless more are asked for
+_LISTED = 100  # examples or records, unless more are asked for
 _operator: ContextVar[Operator] = ContextVar("operator", default=ANYBODY)  # who the request is from
 _CATEGORY = "{category:(?!(?:validate|reload|versions|rollback)$)[^/]+}"  # these have paths of their own
 _OPEN_PATHS = frozenset(("/livez", "/readyz", "/health", "/metrics"))
-_PURGE_KEYS = frozenset(
-    ("tenant", "user", "category", "model", "tag", "entry", "request_id", "all", "dry_run")
-)
+_PURGE_KEYS = frozenset((*PURGED, "all", "dry_run"))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -310,7 +308,7 @@ class AdminServer:
     async def _read_audit(self, request: web.Request) -> web.Response:
         """The newest first."""
         try:
-            records = await self._audit.newest(_limit(request.query.get("limit")))
+            records = await self._audit.newest(whole(request, "limit", _LISTED, digits=6))
         except StoreError as error:
             log.warning("the audit log cannot be read: %s", error)
             raise Overloaded("The store cannot be reached.", code="store_unavailable") from error
@@ -462,7 +460,7 @@ class AdminServer:
     async def _examples(self, request: web.Request) -> web.Response:
         """The newest first."""
         found = sorted(self._wanted_examples(request), key=lambda e: -e.created)
-        limit = _limit(request.query.get("limit"))
+        limit = whole(request, "limit", _LISTED, digits=6)
         return _answer({"count": len(found), "examples": [_example(e) for e in found[:limit]]})
 
     async def _export_examples(self, request: web.Request) -> web.Response:
@@ -662,15 +660,6 @@ def _example(example: Example) -> dict[str, Any]:
         "replays",
     )
     return {"id": f"{example.id:016x}", **{name: getattr(example, name) for name in shown}}
-
-
-def _limit(text: str | None) -> int:
-    """Examples listed at most."""
-    if text is None:
-        return _LISTED
-    if not (text.isascii() and text.isdigit() and len(text) <= 6):
-        raise BadRequest("limit is a whole number, zero or more.", param="limit")
-    return int(text)
 
 
 def _text(body: bytes) -> Any:

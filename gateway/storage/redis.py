@@ -11,8 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import Outdated, StoreError
@@ -159,8 +158,9 @@ class RedisStore:
 
     async def changes(self, after: str) -> list[Change] | None:
         """The stream from a change on: when that very change is gone, so may be others."""
-        async with self._bounded("changes"):
-            found = await self._open().xrange(self._key("changes"), min=after, count=_CHANGES + 1)
+        found = await self._asked(
+            "changes", lambda redis: redis.xrange(self._key("changes"), min=after, count=_CHANGES + 1)
+        )
         if not found or found[0][0].decode() != after:
             return None
         return [_change(at.decode(), fields) for at, fields in found[1:]]
@@ -191,8 +191,9 @@ class RedisStore:
         return int(number) or None
 
     async def journal(self, name: str, count: int) -> list[tuple[int, bytes]]:
-        async with self._bounded("journal"):
-            found = await self._open().xrevrange(self._key(f"journal:{name}"), count=count)
+        found = await self._asked(
+            "journal", lambda redis: redis.xrevrange(self._key(f"journal:{name}"), count=count)
+        )
         return [(int(at.partition(b"-")[0]), fields[b"value"]) for at, fields in found]
 
     def _open(self) -> Any:
@@ -200,14 +201,13 @@ class RedisStore:
             raise StoreError("redis: the store is not open")
         return self._redis
 
-    @asynccontextmanager
-    async def _bounded(self, action: str) -> AsyncIterator[None]:
+    async def _asked(self, action: str, ask: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        """What the server says, within the deadline. `ask` is given the client."""
         async with bounded(f"redis: {action}", self._deadline, _away), self._places:
-            yield
+            return await leaving(ask(self._open()))
 
     async def _call(self, action: str, *command: Any) -> Any:
-        async with self._bounded(action):
-            return await leaving(self._open().execute_command(*command))
+        return await self._asked(action, lambda redis: redis.execute_command(*command))
 
     async def _run(self, action: str, script: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
         """A script as text: no server need remember it, and one that was restarted does not."""
@@ -222,10 +222,12 @@ class RedisStore:
 
     async def _members(self, place: "_Place") -> list[str]:
         """The next names after a place, which moves on."""
-        async with self._bounded("scan"):
-            found = await self._open().zrangebyscore(
+        found = await self._asked(
+            "scan",
+            lambda redis: redis.zrangebyscore(
                 self._key("ids"), place.score, "+inf", start=place.seen, num=_PAGE, withscores=True
-            )
+            ),
+        )
         place.advance([score for _, score in found])
         return [member.decode("utf-8", "replace") for member, _ in found]
 

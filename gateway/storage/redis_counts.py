@@ -187,9 +187,7 @@ class RedisCounts:
     ) -> None:
         self._connect = connect
         self._prefix = f"gw:{{{namespace}}}:limits:"
-        self._places = asyncio.Semaphore(
-            connections
-        )  # a pool that is used up would raise, as if Redis were away
+        self._places = asyncio.Semaphore(connections)  # a used-up pool would raise, as if Redis were away
         self._deadline = deadline
         self._rest = rest
         self._clock = clock
